@@ -1,0 +1,42 @@
+"""The way onto a Ray cluster: that of RAY_ADDRESS (a submitted job has it set), or a local one of our own."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any, cast
+
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Iterator[None]:
+    """Ray is there inside the block; a local one that was started for it ends with it. Nests freely."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+        options["object_store_memory"] = object_store_mb * MIB
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def num_cpus() -> int:
+    return max(1, int(_resources().get("CPU", 1)))
+
+
+def num_gpus() -> int:
+    return int(_resources().get("GPU", 0))
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]

@@ -1,0 +1,29 @@
+"""Configs to JSON and back: frozen dataclasses, validated strictly by pydantic on the way in."""
+
+import dataclasses
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from infra.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON-able values: nested dataclasses become objects, tuples become lists."""
+    return cast(dict[str, Any], TypeAdapter(type(config)).dump_python(config, mode="json"))
+
+
+def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
+    """The config that `to_dict` wrote. Raises ConfigError, naming the field, on anything else."""
+    known = {field.name for field in dataclasses.fields(cast(Any, cls))}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f"{cls.__name__} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        raise ConfigError(f"{place}: {first['msg']}") from None
