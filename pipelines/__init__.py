@@ -1,0 +1,1 @@
+"""From sources to shard sets: spans, decoding, clips, tokens, Parquet."""

@@ -1,0 +1,128 @@
+"""Settings of the pipeline. What changes the result is a config and enters the recipe id; resources do
+not."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from infra.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingConfig:
+    """Which frames of a video become clips."""
+
+    size: int = 128
+    """Height and width of a frame in pixels: the shorter side is resized to it, the longer one cropped around
+    its centre."""
+    fps: float = 8.0
+    """Frames sampled a second, by timestamp, whatever the video's own rate."""
+    clip_frames: int = 8
+    stride_frames: int = 8
+    """Sampled frames from the start of one clip to the start of the next; less than clip_frames overlaps
+    them."""
+    span_seconds: float = 60.0
+    """Length of a span: the unit of work, of retry and of failure."""
+
+    def __post_init__(self) -> None:
+        _at_least("size", self.size, 8)
+        _at_least("clip_frames", self.clip_frames, 1)
+        _at_least("stride_frames", self.stride_frames, 1)
+        if not 0 < self.fps <= 1000:
+            raise ConfigError(
+                f"fps={self.fps:g} is not a sampling rate; give frames a second, above 0, up to 1000"
+            )
+        if self.frames_per_span < self.clip_frames:
+            raise ConfigError(
+                f"span_seconds={self.span_seconds:g} at fps={self.fps:g} holds no clip of {self.clip_frames} "
+                f"frames; give at least {self.clip_frames / self.fps:g} seconds"
+            )
+
+    @property
+    def frames_per_span(self) -> int:
+        return int(Fraction(self.span_seconds).limit_denominator() * Fraction(self.fps).limit_denominator())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilterConfig:
+    """Which clips are kept. Scores are stored whatever the thresholds."""
+
+    min_brightness: float = 0.02
+    """Mean luma in [0, 1] below which a clip counts as black."""
+    min_motion: float = 0.0
+    """Mean absolute difference of neighbouring frames in [0, 1] below which a clip counts as frozen; 0 keeps
+    all."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_brightness", "min_motion"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ConfigError(f"{name}={value:g} is outside [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeLimits:
+    """What a decoding child may use on one span before it is killed."""
+
+    cpu_seconds: int = 300
+    memory_mb: int = 4096
+    attempts: int = 2
+    """Tries of a span whose child was killed or crashed, before its row says so."""
+
+    def __post_init__(self) -> None:
+        _at_least("cpu_seconds", self.cpu_seconds, 1)
+        _at_least("memory_mb", self.memory_mb, 512)
+        _at_least("attempts", self.attempts, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractConfig:
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    """Which sources are held out. A source is never on both sides."""
+
+    validation: tuple[str, ...] = ()
+    """Names of the held-out sources; empty holds out the share below."""
+    validation_share: float = 0.05
+    """Share of sources held out, those with the lowest hash, at least one."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise ConfigError(f"validation_share={self.validation_share:g} is outside [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackConfig:
+    clips_per_shard: int = 4096
+    clips_per_row_group: int = 32
+
+    def __post_init__(self) -> None:
+        _at_least("clips_per_shard", self.clips_per_shard, 1)
+        _at_least("clips_per_row_group", self.clips_per_row_group, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """How much of the machine or cluster to use. Changes nothing in the result."""
+
+    num_cpus: int | None = None
+    """Cores of a local Ray; none means all. A cluster (RAY_ADDRESS) brings its own."""
+    num_tokenizers: int | None = None
+    """Tokenizer actors; none means one a GPU, or one a core where there is no GPU."""
+    object_store_mb: int = 512
+    """Memory of a local Ray's object store."""
+    spans_per_file: int = 8
+    """Spans that share one span file: what a kill can cost."""
+
+    def __post_init__(self) -> None:
+        _at_least("spans_per_file", self.spans_per_file, 1)
+        _at_least("object_store_mb", self.object_store_mb, 80)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name}={value} is too small; give at least {least}")

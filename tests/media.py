@@ -1,0 +1,39 @@
+"""Real media files to test on, made by the ffmpeg inside imageio-ffmpeg: good ones and bad ones."""
+
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+
+MOVING = "testsrc2=size=160x120:rate=25"
+"""ffmpeg's test picture with moving parts and a running clock."""
+
+
+def ffmpeg(*args: str) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-y", *args]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+
+
+def make_video(
+    path: Path, *, seconds: float = 3, source: str = MOVING, options: tuple[str, ...] = ()
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ffmpeg("-f", "lavfi", "-i", source, "-t", str(seconds), *options, str(path))
+    return path
+
+
+def make_still(path: Path) -> Path:
+    ffmpeg("-f", "lavfi", "-i", MOVING, "-frames:v", "1", str(path))
+    return path
+
+
+def make_bad_files(folder: Path) -> dict[str, str]:
+    """Files that cannot be decoded: name to the error class that each must get."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text.mp4").write_text("this is a shopping list\n" * 50)
+    (folder / "empty.mp4").write_bytes(b"")
+    ffmpeg("-f", "lavfi", "-i", "sine", "-t", "1", str(folder / "sound.mp4"))
+    whole = make_video(folder / "whole.mp4")
+    (folder / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    whole.unlink()
+    return {"text.mp4": "not_media", "empty.mp4": "empty", "sound.mp4": "no_video", "cut.mp4": "truncated"}

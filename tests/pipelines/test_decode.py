@@ -1,0 +1,183 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.config import DecodeLimits
+from pipelines.decode import Decoded, Decoder, read_frames
+from tests.media import MOVING, ffmpeg, make_bad_files, make_still, make_video
+
+CODECS = {
+    "h264.mp4": ("-c:v", "libx264", "-bf", "2"),
+    "hevc.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none"),
+    "vp9.webm": ("-c:v", "libvpx-vp9"),
+    "av1.mkv": ("-c:v", "libaom-av1", "-cpu-used", "8"),
+    "theora.ogv": ("-c:v", "libtheora"),
+    "mpeg4.avi": ("-c:v", "mpeg4", "-q:v", "2"),
+    "mpeg2.mpg": ("-c:v", "mpeg2video", "-q:v", "2"),
+    "h264.ts": (
+        "-c:v",
+        "libx264",
+    ),
+    "flv.flv": ("-c:v", "flv", "-q:v", "2"),
+    "moving.gif": (),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("media")
+
+
+@pytest.fixture
+def decode() -> Iterator[Callable[..., Decoded]]:
+    decoder = Decoder(DecodeLimits(cpu_seconds=20))
+
+    def run(
+        path: Path, start_seconds: float = 0.0, end_seconds: float | None = None, size: int = 96
+    ) -> Decoded:
+        with open(path, "rb") as file:
+            return decoder.decode(
+                file, start_seconds=start_seconds, end_seconds=end_seconds, fps=5.0, size=size
+            )
+
+    yield run
+    decoder.close()
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> np.ndarray:
+    """What lossless coding gives at 5 frames a second: (15, 96, 96, 3)."""
+    path = make_video(folder / "lossless.mkv", options=("-c:v", "ffv1"))
+    return read_frames(str(path), size=96, fps=5.0, num_frames=15)
+
+
+@pytest.mark.parametrize("name", sorted(CODECS))
+def test_every_format_shows_the_same_frames_at_the_same_times(
+    folder: Path, decode: Callable[..., Decoded], reference: np.ndarray, name: str
+) -> None:
+    decoded = decode(make_video(folder / name, options=CODECS[name]))
+    assert decoded.error_class is None
+    assert decoded.frames.shape == reference.shape
+    error = np.abs(decoded.frames.astype(int) - reference).mean(axis=(1, 2, 3))
+    assert error.max() < 9, f"{decoded.decoder} is {error.max():.1f} levels off"
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "mpeg2.mpg"])
+def test_spans_put_together_are_the_whole(folder: Path, decode: Callable[..., Decoded], name: str) -> None:
+    path = make_video(folder / f"spans-{name}", seconds=14, options=(*CODECS[name], "-g", "10"))
+    whole = decode(path).frames
+    parts = [decode(path, start, end).frames for start, end in ((0.0, 11.0), (11.0, 13.0), (13.0, None))]
+    assert [len(part) for part in parts] == [55, 10, 5]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_bad_files_get_their_class(tmp_path: Path, decode: Callable[..., Decoded]) -> None:
+    expected = make_bad_files(tmp_path)
+    assert {name: decode(tmp_path / name).error_class for name in expected} == expected
+
+
+def test_a_file_cut_off_in_the_middle_gives_the_frames_before_the_cut(
+    folder: Path, decode: Callable[..., Decoded]
+) -> None:
+    path = make_video(folder / "whole.ts", options=("-c:v", "mpeg2video", "-g", "5"))
+    cut = folder / "cut.ts"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    whole, half = decode(path).frames, decode(cut).frames
+    assert 4 <= len(half) <= 10
+    np.testing.assert_array_equal(half[:4], whole[:4])
+
+
+def test_a_still_image_is_one_frame(folder: Path, decode: Callable[..., Decoded]) -> None:
+    for suffix in ("png", "jpg", "webp"):
+        decoded = decode(make_still(folder / f"still.{suffix}"))
+        assert decoded.frames.shape == (1, 96, 96, 3)
+        assert decoded.num_source_frames == 1
+
+
+@pytest.mark.parametrize("name", ["turned.mp4", "turned.mov"])
+def test_a_turned_video_comes_upright(
+    folder: Path, decode: Callable[..., Decoded], reference: np.ndarray, name: str
+) -> None:
+    lying = make_video(
+        folder / f"lying-{name}", source=f"{MOVING},transpose=clock", options=("-c:v", "libx264")
+    )
+    turned = folder / name
+    ffmpeg("-display_rotation", "90", "-i", str(lying), "-c", "copy", str(turned))
+    error = np.abs(decode(turned).frames.astype(int) - reference).mean()
+    assert error < 9
+
+
+def test_frames_are_chosen_by_time_where_the_rate_varies(
+    folder: Path, decode: Callable[..., Decoded]
+) -> None:
+    uneven = "testsrc2=size=160x120:rate=50,select='lt(t,1)+not(mod(n,25))'"
+    path = make_video(folder / "uneven.mp4", source=uneven, options=("-fps_mode", "vfr", "-c:v", "libx264"))
+    decoded = decode(path)
+    assert len(decoded.frames) == 13  # the last frame shows at 2.5 s
+    assert len(set(decoded.indices[:6])) == 6
+    assert decoded.indices[6:8] == (decoded.indices[5], decoded.indices[5])
+
+
+def test_pixels_that_are_not_square_are_made_so(folder: Path, decode: Callable[..., Decoded]) -> None:
+    squeezed = make_video(
+        folder / "squeezed.mp4", source="testsrc2=size=80x120:rate=25,setsar=2/1", options=("-c:v", "libx264")
+    )
+    square = make_video(
+        folder / "square.mp4",
+        source="testsrc2=size=80x120:rate=25,scale=160:120,setsar=1",
+        options=("-c:v", "libx264"),
+    )
+    difference = np.abs(decode(squeezed).frames.astype(int) - decode(square).frames).mean()
+    assert difference < 9
+
+
+def test_a_killed_child_is_replaced_and_the_span_tried_again(folder: Path) -> None:
+    path = make_video(folder / "again.mp4", options=("-c:v", "libx264"))
+    decoder = Decoder(DecodeLimits())
+    with open(path, "rb") as file:
+        before = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, size=96)
+        assert decoder._child is not None
+        decoder._child._process.kill()
+        after = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, size=96)
+    decoder.close()
+    np.testing.assert_array_equal(before.frames, after.frames)
+    assert (before.attempts, after.attempts) == (1, 2)
+
+
+def test_too_much_cpu_ends_the_span_with_its_class(folder: Path) -> None:
+    path = make_video(folder / "long.ts", source="testsrc2=size=160x120:rate=60", seconds=12)
+    decoder = Decoder(DecodeLimits(cpu_seconds=1, attempts=1))
+    with open(path, "rb") as file:
+        decoded = decoder.decode(file, start_seconds=0, end_seconds=None, fps=60, size=1024)
+    decoder.close()
+    assert decoded.error_class == "cpu_limit"
+
+
+def test_no_child_outlives_its_parent(folder: Path) -> None:
+    path = make_video(folder / "orphan.mp4")
+    program = (
+        "import sys, time\n"
+        "from pipelines.config import DecodeLimits\n"
+        "from pipelines.decode import Decoder\n"
+        "decoder = Decoder(DecodeLimits())\n"
+        "decoder.probe(open(sys.argv[1], 'rb'))\n"
+        "print(decoder._child._process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}")

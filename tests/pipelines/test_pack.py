@@ -1,0 +1,188 @@
+"""Records to a sealed set: what the result depends on, what it must not, and what verify finds."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from infra import storage
+from infra.errors import ShardError, UsageError
+from pipelines import records, shards
+from pipelines.config import PackConfig
+from pipelines.pack import Recipe, pack
+from pipelines.shards import ShardSet, codes_of
+
+SOURCES = [f"source-{k}" for k in range(5)]
+RECIPE = Recipe(
+    kind="tokens",
+    recipe_id="recipe",
+    config={},
+    held_out=frozenset({"source-3"}),
+    pack=PackConfig(clips_per_shard=8, clips_per_row_group=3),
+    num_codes=1000,
+)
+
+
+def clip(span_id: str, source_id: str, number: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    codes = np.random.default_rng([number, len(span_id)]).integers(0, 1000, shape).astype("<u2")
+    return {
+        "clip_id": f"{span_id}/{number:04d}",
+        "source_id": source_id,
+        "source": f"{source_id}.mp4",
+        "span_id": span_id,
+        "start_seconds": float(number),
+        "fps": 8.0,
+        "num_frames": shape[0],
+        "repeated_frames": 0,
+        "scores": [("motion", 0.1)],
+        "grid": list(shape),
+        "codes": codes.tobytes(),
+        "rejected": None,
+    }
+
+
+def record(source_id: str, number: int, *, outcome: str = "ok", seconds: float = 1.0) -> dict[str, Any]:
+    span_id = f"{source_id}/{number:05d}"
+    clips = [clip(span_id, source_id, k, (2, 2, 2)) for k in range(4)] if outcome == "ok" else []
+    if clips and number == 1:
+        clips[0] |= {"rejected": "black", "codes": None}
+    return {
+        "unit_id": span_id,
+        "span_id": span_id,
+        "source_id": source_id,
+        "source": f"{source_id}.mp4",
+        "start_seconds": 60.0 * number,
+        "outcome": outcome,
+        "error_class": None if outcome == "ok" else "corrupt",
+        "num_frames": 8,
+        "num_clips": sum(not c["rejected"] for c in clips),
+        "rejected": [("black", 1)] if number == 1 and clips else [],
+        "attempts": 1,
+        "decode_cpu_seconds": seconds,
+        "tokenize_seconds": seconds,
+        "clips": clips,
+    }
+
+
+def all_records() -> list[dict[str, Any]]:
+    rows = [record(source_id, number) for source_id in SOURCES for number in range(3)]
+    return [*rows, record("source-0", 3, outcome="failed")]
+
+
+def write(out: Path, rows: list[dict[str, Any]], *, rows_per_file: int) -> None:
+    for start in range(0, len(rows), rows_per_file):
+        chosen = rows[start : start + rows_per_file]
+        records.write(str(out), pa.Table.from_pylist(chosen, records.record_schema("tokens")))
+
+
+def seal(out: Path) -> ShardSet:
+    sources = pa.table({"source_id": SOURCES, "duration_seconds": pa.array([180.0] * 5)})
+    pack(str(out), RECIPE, sources, None)
+    return ShardSet.open(str(out))
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> ShardSet:
+    write(tmp_path / "set", all_records(), rows_per_file=4)
+    return seal(tmp_path / "set")
+
+
+def test_the_set_does_not_depend_on_the_order_or_the_files_of_the_records(
+    tmp_path: Path, sealed: ShardSet
+) -> None:
+    rows = all_records()
+    random.Random(7).shuffle(rows)
+    write(tmp_path / "other", rows, rows_per_file=1)
+    other = seal(tmp_path / "other")
+    assert other.manifest.fingerprint == sealed.manifest.fingerprint
+    assert other.manifest.shards == sealed.manifest.shards
+
+
+def test_every_kept_clip_is_there_once_on_its_side_of_the_split(sealed: ShardSet) -> None:
+    ids = {
+        split: [clip_id for table in sealed.tables(split) for clip_id in table.column("clip_id").to_pylist()]
+        for split in shards.SPLITS
+    }
+    assert len(ids["train"]) == len(set(ids["train"])) == 4 * 11
+    assert len(ids["validation"]) == 11
+    assert all(clip_id.startswith("source-3/") for clip_id in ids["validation"])
+    assert not any(clip_id.endswith("00001/0000") for clip_id in ids["train"])
+
+
+def test_clips_are_shuffled_and_come_back_with_their_codes(sealed: ShardSet) -> None:
+    tables = list(sealed.tables("train"))
+    ids = [clip_id for table in tables for clip_id in table.column("clip_id").to_pylist()]
+    assert ids != sorted(ids)
+    for table in tables:
+        for row, codes in zip(table.to_pylist(), codes_of(table), strict=True):
+            expected = clip(row["span_id"], row["source_id"], int(row["clip_id"][-4:]), (2, 2, 2))["codes"]
+            assert codes.tobytes() == expected
+
+
+def test_two_rows_of_a_span_may_differ_in_their_timings_alone(tmp_path: Path, sealed: ShardSet) -> None:
+    again = tmp_path / "again"
+    write(again, [*all_records(), record("source-1", 0, seconds=9.0)], rows_per_file=2)
+    assert seal(again).manifest.fingerprint == sealed.manifest.fingerprint
+    contradiction = record("source-1", 0)
+    contradiction["clips"][0]["codes"] = bytes(16)
+    write(again, [contradiction], rows_per_file=1)
+    with pytest.raises(ShardError, match="two tries of source-1/00000"):
+        list(records.tables(str(again)))
+
+
+def test_the_fingerprint_sees_a_code_an_outcome_and_the_split(tmp_path: Path, sealed: ShardSet) -> None:
+    changed_code, changed_outcome = all_records(), all_records()
+    changed_code[0]["clips"][0]["codes"] = bytes(16)
+    changed_outcome[-1]["error_class"] = "cpu_limit"
+    fingerprints = {sealed.manifest.fingerprint}
+    for name, rows in (("code", changed_code), ("outcome", changed_outcome)):
+        write(tmp_path / name, rows, rows_per_file=4)
+        fingerprints.add(seal(tmp_path / name).manifest.fingerprint)
+    assert len(fingerprints) == 3
+
+
+def test_verify_is_content_with_what_was_sealed(sealed: ShardSet) -> None:
+    assert shards.verify(sealed.uri) == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "foreign", "outcomes"])
+def test_verify_finds_damage(sealed: ShardSet, damage: str) -> None:
+    path = Path(sealed.uri) / sealed.manifest.shards[0].path
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[:-1])
+    elif damage == "remove":
+        path.unlink()
+    elif damage == "foreign":
+        path.with_name("train-9x9x9-00000.parquet").write_bytes(data)
+    else:
+        (Path(sealed.uri) / shards.SPANS).write_bytes(b"")
+    assert len(shards.verify(sealed.uri)) == 1
+
+
+def test_a_set_without_a_manifest_is_no_set(tmp_path: Path) -> None:
+    write(tmp_path / "set", all_records(), rows_per_file=4)
+    with pytest.raises(ShardError, match="not sealed yet; repeat the command"):
+        ShardSet.open(str(tmp_path / "set"))
+    with pytest.raises(UsageError, match="there is no shard set at"):
+        ShardSet.open(str(tmp_path / "nowhere"))
+
+
+def test_a_set_of_another_format_is_refused(sealed: ShardSet) -> None:
+    place = storage.join(sealed.uri, shards.MANIFEST)
+    storage.write_json(place, storage.read_json(place) | {"format_version": 99})
+    with pytest.raises(ShardError, match="format 99"):
+        ShardSet.open(sealed.uri)
+
+
+def test_one_clip_is_found_by_its_id(sealed: ShardSet) -> None:
+    row, split = sealed.find_clip("source-3/00002/0001")
+    assert (row["source"], row["start_seconds"], split) == ("source-3.mp4", 1.0, "validation")
+    with pytest.raises(UsageError, match="has no clip 'nobody'"):
+        sealed.find_clip("nobody")
