@@ -1,0 +1,117 @@
+"""A real Ray cluster of two nodes on loopback, for tests that submit jobs."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+OBJECT_STORE_BYTES = 150_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    address: str
+    """The dashboard, where jobs are submitted."""
+    environment: dict[str, str]
+    """What a client needs in its environment: the token."""
+
+
+@contextlib.contextmanager
+def two_node_cluster() -> Iterator[Cluster]:
+    """Two nodes of one CPU each, with own folders and token authentication; stopped by their process ids."""
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(_short_folder()) for _ in range(2)]
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        gcs, dashboard, client = _free_ports(3)
+        stack.enter_context(
+            _node(
+                folders[0], token, "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
+                f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+            )
+        )  # fmt: skip
+        address = f"http://127.0.0.1:{dashboard}"
+        _wait_for_nodes(address, token, 1)
+        stack.enter_context(_node(folders[1], token, f"--address=127.0.0.1:{gcs}"))
+        _wait_for_nodes(address, token, 2)
+        yield Cluster(address, token)
+
+
+@contextlib.contextmanager
+def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[None]:
+    """One `ray start --block`, not started from the checkout; its processes end with it."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))
+    }
+    (agent,) = _free_ports(1)
+    with open(folder / "node.log", "wb") as log:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("ray")), "start", "--block",
+                "--num-cpus=1", "--num-gpus=0",
+                f"--object-store-memory={OBJECT_STORE_BYTES}", f"--dashboard-agent-listen-port={agent}",
+                f"--temp-dir={folder}", "--disable-usage-stats", *arguments,
+            ],
+            env={**inherited, **token, "PATH": path}, cwd=folder, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends the node and, should Ray leave any behind, each process that it had started."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for left in alive:
+        left.kill()
+    process.kill()
+    process.wait()
+
+
+def _wait_for_nodes(address: str, token: Mapping[str, str], num_nodes: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    request = urllib.request.Request(
+        f"{address}/nodes?view=summary", headers={"Authorization": f"Bearer {token['RAY_AUTH_TOKEN']}"}
+    )
+    while time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            body = urllib.request.urlopen(request, timeout=5).read().decode()
+            if body.count('"state": "ALIVE"') + body.count('"state":"ALIVE"') >= num_nodes:
+                return
+        time.sleep(0.3)
+    raise TimeoutError(f"{address} had no {num_nodes} living nodes within {START_SECONDS:g} s")
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """Ray puts Unix sockets in its folder, and their paths may have 107 characters at most."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,244 @@
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra import registry, tracking
+from infra.errors import RegistryError, UsageError
+from infra.model_version import ModelVersion, fields_of, parse_ref
+from infra.tracking import ShardSetInput, Tracker
+
+LINEAGE = {
+    "run": {"recipe": "gpt_tiny"},
+    "checkpoint": {"step": 20},
+    "shard_set": {"uri": "/data/tokens", "fingerprint": "5" * 64},
+    "tokenizer": {"fingerprint": "7" * 64},
+}
+SERVER_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def _database(
+    own_place: None,  # noqa: ARG001
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One database for all tests here: making one takes seconds."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+
+
+def make_bundle(folder: Path, fingerprint: str = "a" * 64) -> str:
+    record = {"kind": "gpt", "fingerprint": fingerprint, "tasks": ["continue", "generate"]}
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights of " + fingerprint.encode())
+    (folder / "tokenizer" / "bundle.json").write_text("{}")
+    (folder / "lineage.json").write_text(json.dumps(LINEAGE))
+    (folder / "bundle.json").write_text(json.dumps(record))
+    return str(folder)
+
+
+def finished_run(val_loss: float) -> str:
+    tracker = Tracker.start(
+        None,
+        recipe="gpt_tiny",
+        run_dir="/runs/gpt",
+        config={"steps": 20, "model": {"num_heads": 4}},
+        shard_set=ShardSetInput(uri="/data/tokens", fingerprint="5" * 64),
+    )
+    tracker.log_metrics(10, {"val_loss": val_loss + 1, "loss": 4.0})
+    tracker.log_metrics(20, {"val_loss": val_loss, "loss": 3.0})
+    tracker.finish("FINISHED")
+    return tracker.run_id
+
+
+def files_below(folder: str) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("ref", "parts"),
+    [
+        ("models:/gpt/3", ("gpt", 3, None)),
+        ("models:/gpt@champion", ("gpt", None, "champion")),
+        ("models:/gpt@latest", ("gpt", None, "latest")),
+        ("models:/gpt", ("gpt", None, None)),
+        ("gpt@champion", ("gpt", None, "champion")),
+    ],
+)
+def test_a_reference_names_a_model_and_a_version_or_an_alias(
+    ref: str, parts: tuple[str, int | None, str | None]
+) -> None:
+    assert parse_ref(ref) == parts
+
+
+@pytest.mark.parametrize("ref", ["models:/", "models:/a/b/c", "models:/gpt@a@b", "s3://bucket/model", ""])
+def test_what_is_no_reference_is_refused(ref: str) -> None:
+    with pytest.raises(UsageError, match="names no model version"):
+        parse_ref(ref)
+
+
+def test_a_query_reaches_a_param_by_its_last_part_only_where_that_is_unique() -> None:
+    version = ModelVersion(
+        name="gpt", version=1, aliases=(), run_id=None, created="2026-03-01T00:00:00+00:00", kind=None,
+        fingerprint=None, tasks=(), tags={"owner": "ann"}, metrics={"val_loss": 2.0}, lineage={}, source="",
+        params={"model.num_heads": "4", "optimizer.name": "adamw", "a.seed": "1", "b.seed": "2"},
+    )  # fmt: skip
+    fields = fields_of(version)
+    assert fields["num_heads"] == fields["model.num_heads"] == "4"
+    assert "seed" not in fields
+    assert fields["name"] == "gpt"
+    assert (fields["owner"], fields["val_loss"]) == ("ann", 2.0)
+    assert "kind" not in fields
+
+
+def test_names_and_aliases_that_mlflow_would_mangle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot name a model"):
+        registry.register(str(tmp_path), name="a/b")
+    with pytest.raises(UsageError, match="'latest' is always the newest"):
+        registry.register(str(tmp_path), name="gpt", alias="latest")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_database")
+def test_a_registered_bundle_comes_back_whole_with_its_lineage(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "model")
+    run_id = finished_run(2.5)
+    number = registry.register(
+        bundle, name="whole", run_id=run_id, alias="champion", tags={"owner": "ann"},
+        metrics={"val_loss": 2.5, "psnr": 20.5},
+    )  # fmt: skip
+
+    version = registry.show("models:/whole@champion")
+    assert (version.version, version.run_id, version.kind) == (number, run_id, "gpt")
+    assert version.tasks == ("continue", "generate")
+    assert version.lineage == LINEAGE
+    assert version.metrics == {"val_loss": 2.5, "loss": 3.0, "psnr": 20.5}
+    assert version.tags == {"owner": "ann"}
+    for ref in ("models:/whole@champion", f"models:/whole/{number}", "models:/whole", "models:/whole@latest"):
+        assert files_below(registry.resolve(ref)) == files_below(bundle)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_database")
+def test_registering_twice_gives_one_version_and_undoes_no_promotion(tmp_path: Path) -> None:
+    run_id = finished_run(2.5)
+    first = make_bundle(tmp_path / "first", "b" * 64)
+    second = make_bundle(tmp_path / "second", "c" * 64)
+    for _ in range(2):
+        assert (
+            registry.register(first, name="twice", run_id=run_id, alias="newest", metrics={"val_loss": 2.5})
+            == 1
+        )
+    assert registry.register(second, name="twice", run_id=run_id) == 2
+    registry.promote("twice/2", "newest")
+    assert registry.register(first, name="twice", run_id=run_id, alias="newest") == 1
+    assert registry.show("twice@newest").version == 2
+    history = tracking.connect().get_metric_history(run_id, "val_loss")
+    assert [metric.step for metric in history] == [10, 20]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_database")
+def test_a_search_joins_versions_with_metrics_params_and_aliases(tmp_path: Path) -> None:
+    for number, val_loss in enumerate((2.0, 3.0, 4.0), start=1):
+        bundle = make_bundle(tmp_path / str(number), str(number) * 64)
+        registry.register(
+            bundle, name="searched", run_id=finished_run(val_loss), metrics={"val_loss": val_loss}
+        )
+    registry.promote("searched/3", "champion")
+
+    def found(query: str) -> list[int]:
+        return [version.version for version in registry.search(f"name = 'searched' and ({query})")]
+
+    assert found("val_loss < 3.2 and task = 'continue'") == [2, 1]
+    assert found("val_loss < 2.5 and task = 'continue' or alias = 'champion'") == [3, 1]
+    assert found("not (val_loss >= 3) and steps = 20 and model.num_heads > 3") == [1]
+    assert found("created > '2020-01-01' and version != 2 and kind = 'gpt'") == [3, 1]
+    assert found("created < '2020-01-01'") == []
+    with pytest.raises(UsageError, match="no model version has 'val_los'"):
+        registry.search("val_los < 3")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_database")
+def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
+    registry.register(make_bundle(tmp_path / "model"), name="known", alias="champion")
+    with pytest.raises(RegistryError, match=r"has no model 'unknown'; its models: .*known"):
+        registry.resolve("models:/unknown/1")
+    with pytest.raises(RegistryError, match="known has the versions 1 and the aliases champion"):
+        registry.resolve("models:/known/2")
+    with pytest.raises(RegistryError, match="known has the versions 1 and the aliases champion"):
+        registry.resolve("models:/known@rejected")
+    with pytest.raises(RegistryError, match=r"is no bundle: it has no bundle\.json"):
+        registry.register(str(tmp_path), name="known")
+
+
+@pytest.mark.slow
+def test_a_server_keeps_runs_and_bundles_and_gives_them_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = make_bundle(tmp_path / "model", "d" * 64)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with mlflow_server(tmp_path / "server") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        run_id = finished_run(2.5)
+        number = registry.register(
+            bundle, name="served", run_id=run_id, alias="champion", metrics={"val_loss": 2.5}
+        )
+        assert registry.show("served@champion").version == number
+        assert [version.version for version in registry.search("val_loss < 3")] == [number]
+        fetched = registry.resolve("models:/served@champion")
+        assert fetched.startswith(str(tmp_path / "cache"))
+        assert files_below(fetched) == files_below(bundle)
+        assert registry.resolve("models:/served@champion") == fetched
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
+        )
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)  # the server and its worker
+        server.wait()
+
+
+def wait_until_healthy(address: str) -> None:
+    deadline = time.monotonic() + SERVER_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(f"{address}/health", timeout=2).read()
+            return
+        time.sleep(0.3)
+    raise TimeoutError(f"no MLflow server at {address} within {SERVER_SECONDS:g} s")
