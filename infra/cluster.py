@@ -21,6 +21,7 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
     if not os.environ.get("RAY_ADDRESS"):
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         options["object_store_memory"] = object_store_mb * MIB
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side writes warnings to stderr
     ray.init(**options)
     try:
         yield

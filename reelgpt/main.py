@@ -1,0 +1,148 @@
+"""The front door: finds a command by its name, parses its arguments, runs it, and gives its exit code.
+
+A command's module is imported only when its name is called, and what is heavy only when it runs, so that
+`--help` and every refusal are instant. What a command does is its own file's matter: `reelgpt NAME` is
+`reelgpt/NAME.py`.
+"""
+
+import contextlib
+import difflib
+import importlib
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from infra.errors import ReelgptError, UsageError
+from reelgpt.command import Command, Outcome
+
+COMMANDS = {
+    "demo": ("Demo", "the whole journey, from real videos to a registered model and a report"),
+    "extract": ("Extract", "videos to frame shards"),
+    "tokenize": ("Tokenize", "videos or frame shards to token shards"),
+    "verify": ("Verify", "is this shard set, checkpoint or bundle whole?"),
+    "explain": ("Explain", "where one clip came from, and its picture"),
+    "train": ("Train", "a tokenizer or a GPT on a shard set; repeating the command resumes"),
+    "evaluate": ("Evaluate", "a model's numbers beside their baselines"),
+    "generate": ("Generate", "a video from a model, beside the truth and copy-last-frame"),
+    "models": ("Models", "ask the model registry"),
+    "submit": ("Submit", "run any of these commands as a Ray job"),
+    "report": ("Report", "one self-contained page of what a journey made"),
+}
+
+INTERRUPTED = 130
+PIPE_COLUMNS = 120
+"""Width of a table where no terminal says how wide it is."""
+
+
+def run() -> None:
+    try:
+        code = main(sys.argv[1:])
+    except BrokenPipeError:  # nobody reads on, as in `reelgpt --help | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ReelgptError.exit_code
+    sys.exit(code)
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; only our own bugs leave as a traceback."""
+    if not args or args[0] in ("-h", "--help"):
+        _say(_overview())
+        return 0 if args else UsageError.exit_code
+    as_json = "--json" in _own_options(args)
+    try:
+        return _show(parse(args[0], args[1:]).run(), as_json)
+    except ReelgptError as error:
+        return _refuse(error, as_json)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+
+
+def _own_options(args: Sequence[str]) -> Sequence[str]:
+    """The arguments before `--`: what follows belongs to somebody else's command line."""
+    return args[: args.index("--")] if "--" in args else args
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {help_line}" for name, (_, help_line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: reelgpt COMMAND ...",
+            "",
+            "From a bucket of videos to a visual GPT in a model registry.",
+            "",
+            *lines,
+            "",
+            "`reelgpt COMMAND --help` shows the options and an example. Every command takes --json.",
+            "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 too many bad inputs, 75 stopped with all kept.",
+        ]
+    )
+
+
+def parse(name: str, args: Sequence[str]) -> Command:
+    command_class = _find(name)
+    own_grammar = getattr(command_class, "parse", None)
+    command: Command = own_grammar(args) if own_grammar else parse_with_tyro(command_class, name, args)
+    return command
+
+
+def _find(name: str) -> Any:
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(COMMANDS)}"
+        raise UsageError(f"reelgpt has no command {name!r}; {remedy}")
+    return getattr(importlib.import_module(f"reelgpt.{name}"), COMMANDS[name][0])
+
+
+def parse_with_tyro(command_class: Any, name: str, args: Sequence[str]) -> Any:
+    """An instance of `command_class` from its arguments. Prints the help and exits if that was asked for."""
+    import tyro
+
+    style = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(command_class, prog=f"reelgpt {name}", args=args, config=style)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise UsageError(f"{_sentence(complaint.getvalue())}; `reelgpt {name} --help` shows what it takes")
+
+
+def _sentence(box: str) -> str:
+    """What stands inside tyro's drawn boxes, on one line and without the pointers to the help."""
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        words = line.strip("\u256d\u2570\u2502\u256e\u256f \n")
+        if set(words) == {"\u2500"}:
+            sections.append([])
+        elif "\u2500" not in words:
+            sections[-1].append(words)
+    asides = ("For full", "Argument help")
+    return "; ".join(" ".join(part) for part in sections if part and not part[0].startswith(asides))
+
+
+def _show(outcome: Outcome, as_json: bool) -> int:
+    if as_json:
+        _say(json.dumps(outcome.summary))
+    else:
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else PIPE_COLUMNS
+        Console(highlight=False, width=width).print(outcome.text, crop=False)  # lines to copy stay whole
+    return outcome.exit_code
+
+
+def _refuse(error: ReelgptError, as_json: bool) -> int:
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    if as_json:
+        _say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+    return error.exit_code
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201

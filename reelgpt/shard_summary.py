@@ -1,0 +1,75 @@
+"""What `extract` and `tokenize` say when they are done, and when too much of their input was bad."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from infra.errors import ConfigError
+from pipelines.build import Built
+from pipelines.decode import ERROR_CLASSES
+from reelgpt.command import Outcome
+
+OVER_FAILURE_BUDGET = 3
+
+
+def check_budget(max_failed: float) -> None:
+    if not 0 <= max_failed <= 1:
+        raise ConfigError(f"max_failed={max_failed:g} is not a share; give a number from 0 to 1, such as 0.1")
+
+
+def outcome(built: Built, out: str, max_failed: float) -> Outcome:
+    """The result of a build; exit code 3 where a larger share of the sources failed than allowed.
+
+    Sources fail where they are decoded: a set made from another set is not judged for them again.
+    """
+    totals = built.manifest.totals
+    share = totals["failed_sources"] / max(1, totals["sources"])
+    over = share > max_failed and not built.manifest.parents
+    summary = {
+        "out": out,
+        "kind": built.manifest.kind,
+        "fingerprint": built.manifest.fingerprint,
+        "recipe_id": built.manifest.recipe_id,
+        "tokenizer_fingerprint": built.manifest.tokenizer_fingerprint,
+        "units": built.units,
+        "done_before": built.done_before,
+        "done_now": built.done_now,
+        "seconds": round(built.seconds, 3),
+        "failed_share": round(share, 6),
+        "over_failure_budget": over,
+        "totals": totals,
+    }
+    return Outcome(
+        summary=summary,
+        text=_text(built, out, over, max_failed),
+        exit_code=OVER_FAILURE_BUDGET if over else 0,
+    )
+
+
+def _text(built: Built, out: str, over: bool, max_failed: float) -> RenderableType:
+    totals = built.manifest.totals
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in _rows(built, totals):
+        table.add_row(name, value)
+    lines: list[RenderableType] = [f"{built.manifest.kind} at {out}", table]
+    if over:
+        lines.append(
+            f"{totals['failed_sources']} of {totals['sources']} sources failed, more than --max-failed "
+            f"{max_failed:g} allows; the set is whole without them"
+        )
+    return Group(*lines)
+
+
+def _rows(built: Built, totals: dict[str, Any]) -> list[tuple[str, str]]:
+    clips, failed = totals["clips"], totals["failed"]
+    rows = [
+        ("sources", f"{totals['sources']:,} ({totals['hours'] * 3600:,.1f} s of video)"),
+        ("done now", f"{built.done_now:,} of {built.units:,} units; {built.done_before:,} were done before"),
+        ("clips", f"{clips['train']:,} train, {clips['validation']:,} validation"),
+    ]
+    if "codes" in totals:
+        rows.append(("codes", f"{totals['codes']:,}"))
+    rows += [("rejected", f"{count:,} clips: {reason}") for reason, count in totals["rejected_clips"].items()]
+    rows += [("failed", f"{count:,} spans: {name} ({ERROR_CLASSES[name]})") for name, count in failed.items()]
+    return [*rows, ("fingerprint", built.manifest.fingerprint), ("seconds", f"{built.seconds:.1f}")]

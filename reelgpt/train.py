@@ -1,0 +1,120 @@
+"""`reelgpt train`: a recipe on a shard set, in a run directory; repeating the command goes on with it."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any
+
+import tyro
+from rich.table import Table
+
+from reelgpt import main
+from reelgpt.command import InputUri, Outcome, OutputUri
+from reelgpt.console import Bar, track
+from training.config import RunConfig
+from training.launch import Launcher, train
+from training.recipes import RECIPES, get_recipe
+
+ANY_RECIPE = next(iter(RECIPES))
+"""Whose settings `--help` shows before a recipe is named."""
+
+LABELS = {
+    "steps_done": "steps",
+    "resumed_from": "resumed from step",
+    "seconds_per_step": "seconds per step",
+    "first_loss": "first loss",
+    "last_loss": "last loss",
+    "val_loss": "held-out loss",
+    "val_loss_unigram": "  unigram baseline",
+    "val_loss_bigram": "  bigram baseline",
+    "val_bits_per_pixel": "held-out bits per pixel",
+    "val_psnr": "held-out PSNR, dB",
+    "val_psnr_mean_colour": "  mean colour baseline",
+    "codebook_usage": "codebook used",
+    "bundle": "model",
+    "model_version": "model version",
+    "mlflow_run_id": "MLflow run",
+}
+"""What the table for people shows of a summary, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train:
+    """Trains RECIPE on a shard set. Repeating the command resumes, and does nothing once the run is finished.
+
+    Recipes: tokenizer_tiny (frames), gpt_tiny (tokens). Every setting of the recipe can be overridden.
+    Exit code 75: stopped by a signal, with everything saved.
+
+    Example: reelgpt train gpt_tiny --data out/tokens --run-dir out/gpt --steps 100 --engine.zero-stage 3
+    """
+
+    recipe: tyro.conf.Positional[str]
+    """tokenizer_tiny or gpt_tiny."""
+    data: InputUri
+    """The shard set to learn from."""
+    run_dir: OutputUri
+    """Folder of the run, which all workers can reach: checkpoints, metrics, samples, the model."""
+    launcher: Launcher = "auto"
+    """local: one worker, here. ray, torchrun: several. auto: local for one worker, else ray."""
+    resume: str = "auto"
+    """auto: from the newest whole checkpoint, if there is one. must, never, or the step of a checkpoint."""
+    tokenizer: str | None = None
+    """Where the bundle is of the tokenizer that made the codes, if it has moved since."""
+    json: bool = False
+    """One JSON object as the last line of stdout."""
+    config: Annotated[RunConfig | None, tyro.conf.Suppress] = None
+    """The recipe with the overrides; None: the recipe as it stands."""
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> "Train":
+        named = bool(args) and not args[0].startswith("-")
+        options: Any = main.parse_with_tyro(_command_line(args[0] if named else ANY_RECIPE), "train", args)
+        parsed: Train = options
+        return parsed
+
+    def run(self) -> Outcome:
+        config = self.config or get_recipe(self.recipe)
+        if int(os.environ.get("RANK", "0")) > 0:  # under torchrun the first worker speaks for all
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return Outcome(summary=self._train(config, None))
+        with track(f"train {self.recipe}", total=config.steps) as bar:
+            summary = self._train(config, bar)
+            bar.update(summary["steps_done"])
+        return Outcome(summary=summary, text=_table(summary))
+
+    def _train(self, config: RunConfig, bar: Bar | None) -> dict[str, Any]:
+        return train(
+            config,
+            data=self.data,
+            run_dir=self.run_dir,
+            launcher=self.launcher,
+            resume=self.resume,
+            tokenizer=self.tokenizer,
+            on_metrics=None if bar is None else partial(_show, bar),
+        )
+
+
+def _show(bar: Bar, line: dict[str, float]) -> None:
+    bar.update(line["step"], note=f"loss {line['loss']:.3f}")
+
+
+def _command_line(recipe: str) -> type[Train]:
+    """The command with the settings of a recipe as options of their own: `--steps`, `--engine.zero-stage`."""
+    settings = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    config = field(default=get_recipe(recipe))
+    return dataclasses.make_dataclass(
+        "Train", [("config", settings, config)], bases=(Train,), frozen=True, kw_only=True, slots=True
+    )
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    state = "was finished already" if summary["was_finished"] else "finished"
+    table = Table(title=f"{summary['recipe']}: {state}", title_justify="left", show_header=False)
+    for name, label in LABELS.items():
+        if summary.get(name) is not None:
+            value = summary[name]
+            table.add_row(label, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table

@@ -1,0 +1,192 @@
+"""`reelgpt extract` and `reelgpt tokenize` as a user runs them, on real files, with a real Ray, and
+killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines import records, shards
+from pipelines.shards import ShardSet
+from tests.media import make_bad_files, make_still, make_video
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+SETTINGS = ("--sampling.span-seconds", "1", "--sampling.clip-frames", "4", "--sampling.stride-frames", "4")
+OVER_BUDGET = 3
+
+
+def reelgpt(*args: str, expect: int = 0) -> dict[str, Any]:
+    """Runs a command with --json and gives what its last line says."""
+    done = subprocess.run(command(*args), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == expect, done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "reelgpt", *args, "--json"]
+
+
+def sorted_rows(out: Path) -> list[dict[str, Any]]:
+    shard_set = ShardSet.open(str(out))
+    rows = [row for split in shards.SPLITS for table in shard_set.tables(split) for row in table.to_pylist()]
+    return sorted(rows, key=lambda row: str(row["clip_id"]))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for number, suffix in enumerate(("mp4", "webm", "mpg", "avi")):
+        source = f"testsrc2=size=160x120:rate=25,hue=h={40 * number}"
+        make_video(folder / f"video-{number}.{suffix}", seconds=4.5, source=source)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frames(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "frames"
+    reelgpt("extract", str(videos), "--out", str(out), *SETTINGS)
+    return out
+
+
+def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "frames"
+    expected = make_bad_files(folder)
+    make_video(folder / "good.mp4")
+    make_still(folder / "still.png")
+    summary = reelgpt("extract", str(folder), "--out", str(out), expect=OVER_BUDGET)
+    spans = {row["source"]: row for row in ShardSet.open(str(out)).spans().to_pylist()}
+    assert {name: spans[name]["error_class"] for name in expected} == expected
+    assert all(spans[name]["error"] for name in expected)
+    assert (spans["good.mp4"]["outcome"], spans["still.png"]["outcome"]) == ("ok", "ok")
+    assert summary["totals"]["failed_sources"] == len(expected)
+    allowed = reelgpt("extract", str(folder), "--out", str(out), "--max-failed", "0.7")
+    assert allowed["fingerprint"] == summary["fingerprint"]
+    assert allowed["done_now"] == 0
+
+
+@pytest.mark.faults
+def test_a_killed_run_repeated_does_only_what_is_missing_and_ends_the_same(
+    videos: Path, frames: Path, tmp_path: Path
+) -> None:
+    out, kills = tmp_path / "frames", 0
+    args = ("extract", str(videos), "--out", str(out), *SETTINGS, "--spans-per-file", "1", "--num-cpus", "1")
+    rng = random.Random(os.environ.get("REELGPT_TEST_SEED", "1"))
+    rows_when_killed: list[int] = []
+    while kills < 2:
+        with subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            wanted = rng.randint(1, 6) + (rows_when_killed[-1] if rows_when_killed else 0)
+            while len(list((out / records.FOLDER).glob("*.parquet"))) < wanted and run.poll() is None:
+                time.sleep(0.01)
+            os.kill(run.pid, signal.SIGKILL)
+        kills += 1
+        wait_until_quiet(out)
+        rows_when_killed.append(len(records.done_units(str(out))))
+    summary = reelgpt(*args)
+    assert summary["done_before"] == rows_when_killed[-1] >= 2
+    assert summary["done_now"] == summary["units"] - rows_when_killed[-1]
+    assert summary["fingerprint"] == ShardSet.open(str(frames)).manifest.fingerprint
+    assert sorted_rows(out) == sorted_rows(frames)
+    assert ShardSet.open(str(out)).spans() == ShardSet.open(str(frames)).spans()
+    assert shards.verify(str(out)) == []
+
+
+def wait_until_quiet(out: Path) -> None:
+    """Workers of a killed driver may still finish a row; they end within seconds."""
+    before = -1
+    while before != (before := len(list((out / records.FOLDER).glob("*")))):
+        time.sleep(3)
+
+
+def test_codes_are_the_same_from_videos_and_from_their_frames(
+    videos: Path, frames: Path, tokenizer_bundle: str, tmp_path: Path
+) -> None:
+    from_frames = reelgpt(
+        "tokenize", str(frames), "--tokenizer", tokenizer_bundle, "--out", str(tmp_path / "a")
+    )
+    from_videos = reelgpt(
+        "tokenize", str(videos), "--tokenizer", tokenizer_bundle, "--out", str(tmp_path / "b"), *SETTINGS
+    )
+    assert from_frames["fingerprint"] == from_videos["fingerprint"]
+    assert from_frames["totals"]["codes"] > 0
+    assert sorted_rows(tmp_path / "a") == sorted_rows(tmp_path / "b")
+    manifest = ShardSet.open(str(tmp_path / "a")).manifest
+    assert manifest.parents == (ShardSet.open(str(frames)).manifest.fingerprint,)
+    again = reelgpt("tokenize", str(frames), "--tokenizer", tokenizer_bundle, "--out", str(tmp_path / "a"))
+    assert (again["done_now"], again["fingerprint"]) == (0, from_frames["fingerprint"])
+
+
+def test_a_clip_is_explained_down_to_its_time_in_its_source(frames: Path, tmp_path: Path) -> None:
+    clips = reelgpt("explain", str(frames))["clips"]
+    picture = tmp_path / "clip.png"
+    facts = reelgpt("explain", str(frames), "--clip", clips[0]["clip_id"], "--picture", str(picture))
+    assert facts["source"] == clips[0]["source"]
+    assert facts["end_seconds"] == pytest.approx(facts["start_seconds"] + 4 / 8)
+    assert Path(facts["uri"]).is_file()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_verify_says_which_file_is_damaged(frames: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", str(frames), str(copy)], check=True)
+    assert reelgpt("verify", str(copy))["whole"]
+    victim = next((copy / "shards").glob("train-*"))
+    victim.write_bytes(victim.read_bytes()[:-5])
+    report = reelgpt("verify", str(copy), expect=1)
+    assert victim.name in report["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("extract", "{empty}", "--out", "{new}"), "no videos in"),
+        (("extract", "{videos}", "--out", "{videos}"), "holds something else already"),
+        (
+            ("extract", "{videos}", "--out", "{frames}", "--sampling.fps", "9"),
+            "was made with extract.sampling",
+        ),
+        (
+            ("extract", "{videos}", "--out", "{new}", "--validation", "nobody.mp4"),
+            "no source is named 'nobody.mp4'",
+        ),
+        (("extract", "{videos}", "--out", "{new}", "--sampling.fps", "0"), "fps=0 is not a sampling rate"),
+        (("extract", "{videos}", "--out", "{new}", "--max-failed", "7"), "max_failed=7 is not a share"),
+        (
+            ("tokenize", "{frames}", "--out", "{new}", "--tokenizer", "{frames}", "--validation", "x"),
+            "has no effect",
+        ),
+        (("verify", "{empty}"), "is no shard set, checkpoint or bundle"),
+        (("explain", "{frames}", "--clip", "nobody"), "has no clip 'nobody'"),
+    ],
+)
+def test_a_refusal_is_one_sentence_with_exit_code_2_and_changes_nothing(
+    videos: Path, frames: Path, tmp_path: Path, args: tuple[str, ...], sentence: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"videos": videos, "frames": frames, "empty": tmp_path / "empty", "new": tmp_path / "new"}
+    filled = [arg.format(**places) for arg in args]
+    done = subprocess.run(
+        [sys.executable, "-m", "reelgpt", *filled], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_the_rows_of_a_failed_file_say_why(tmp_path: Path) -> None:
+    make_bad_files(tmp_path / "videos")
+    reelgpt("extract", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), expect=OVER_BUDGET)
+    table: pa.Table = ShardSet.open(str(tmp_path / "out")).spans()
+    assert table.num_rows == 4
+    assert all(table.column("error").to_pylist())
+    assert ShardSet.open(str(tmp_path / "out")).num_clips("train") == 0

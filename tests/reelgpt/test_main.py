@@ -1,0 +1,148 @@
+"""The front door: instant help and refusals, exit codes, JSON as the last line."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import tyro
+
+from infra.errors import BundleError, ShardError, Stopped, UsageError
+from reelgpt import main as front_door
+from reelgpt.command import Outcome
+
+HEAVY = ("torch", "ray", "mlflow", "deepspeed", "av", "decord")
+REFUSALS = [
+    ["extrakt"],
+    ["extract"],
+    ["extract", "no-such-folder", "--out", "frames"],
+    ["tokenize", "no-such-folder", "--out", "tokens", "--tokenizer", "no-such-bundle"],
+    ["train", "no_such_recipe", "--data", "tokens", "--run-dir", "run"],
+    ["verify", "no-such-folder"],
+    ["generate", "no-such-bundle", "--input", "a.mp4", "--out", "b.mp4"],
+    ["generate", "bundle", "--input", "a.mp4", "--out", "b.mp4", "--seed", "many"],
+    ["report", "--out", "report.html"],
+    ["demo", "--videos", "no-such-folder"],
+    ["demo", "--gpt-steps", "0"],
+    ["submit", "--", "extract", "videos", "--out", "frames"],
+]
+
+
+def run_apart(args: list[str]) -> tuple[int, str, str, set[str]]:
+    """Exit code, stdout, stderr and the heavy modules that a fresh interpreter had imported by the end."""
+    program = (
+        "import sys, reelgpt.main\n"
+        "try: code = reelgpt.main.main(sys.argv[1:])\n"
+        "except SystemExit as stop: code = stop.code or 0\n"
+        f"print('heavy', *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
+    *errors, heavy = done.stderr.splitlines()
+    return done.returncode, done.stdout, "\n".join(errors), set(heavy.split()[1:])
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code, out, _, heavy = run_apart(["--help"])
+    assert code == 0
+    assert not heavy
+    assert all(f"  {name} " in out for name in front_door.COMMANDS)
+
+
+@pytest.mark.parametrize("name", front_door.COMMANDS)
+def test_the_help_of_a_command_ends_with_an_example_and_imports_nothing_heavy(name: str) -> None:
+    code, out, _, heavy = run_apart([name, "--help"])
+    assert code == 0
+    assert "Example: reelgpt " + name in out
+    assert "--json" in out
+    assert not heavy
+
+
+@pytest.mark.parametrize("args", REFUSALS, ids=" ".join)
+def test_a_refusal_is_one_sentence_and_imports_nothing_heavy(args: list[str]) -> None:
+    code, out, errors, heavy = run_apart(args)
+    assert code == (BundleError if "no-such-bundle" in errors else UsageError).exit_code
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
+    assert out == ""
+    assert not heavy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Echo:
+    """Says what it was given.
+
+    Example: reelgpt echo hello
+    """
+
+    word: tyro.conf.Positional[str]
+    times: Annotated[int, "unknown to tyro"] = 1
+    json: bool = False
+
+    def run(self) -> Outcome:
+        if self.word == "broken":
+            raise ShardError("the shard is broken; make it again")
+        if self.word == "stopped":
+            raise Stopped("stopped at step 3")
+        if self.word == "interrupted":
+            raise KeyboardInterrupt
+        if self.word == "bug":
+            raise RuntimeError("ours")
+        return Outcome(
+            summary={"word": self.word}, text=self.word * self.times, exit_code=3 if self.times > 2 else 0
+        )
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_door, "_find", lambda _: Echo)
+
+
+@pytest.mark.usefixtures("echo")
+@pytest.mark.parametrize(
+    ("args", "code"), [(["hi"], 0), (["hi", "--times", "3"], 3), (["broken"], 1), (["stopped"], 75), ([], 2)]
+)
+def test_what_happens_in_a_command_becomes_the_exit_code(args: list[str], code: int) -> None:
+    assert front_door.main(["echo", *args]) == code
+
+
+@pytest.mark.usefixtures("echo")
+def test_an_interrupt_exits_130_and_a_bug_keeps_its_traceback() -> None:
+    assert front_door.main(["echo", "interrupted"]) == 130
+    with pytest.raises(RuntimeError, match="ours"):
+        front_door.main(["echo", "bug"])
+
+
+@pytest.mark.usefixtures("echo")
+def test_json_is_the_last_line_of_stdout_for_results_and_for_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    front_door.main(["echo", "hi", "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"word": "hi"}
+    front_door.main(["echo", "broken", "--json"])
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said == {"error": "the shard is broken; make it again", "exit_code": 1}
+
+
+@pytest.mark.usefixtures("echo")
+def test_json_after_two_dashes_belongs_to_the_other_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front_door.main(["echo", "broken", "--", "--json"]) != 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_wrong_option_is_told_in_one_line_with_the_nearest_right_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert front_door.main(["echo", "hi", "--time", "3"]) == 2
+    errors = capsys.readouterr().err
+    assert "--time" in errors
+    assert "--times" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_no_command_at_all_shows_the_help_and_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front_door.main([]) == 2
+    assert "usage: reelgpt COMMAND" in capsys.readouterr().out
