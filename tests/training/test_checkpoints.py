@@ -1,0 +1,163 @@
+"""The commit protocol with plain files: what DeepSpeed writes is the engine's matter."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import CheckpointError
+from training import checkpoints
+from training.checkpoints import MANIFEST, FileRecord, hashed_file
+from training.ranks import Ranks
+
+ALONE = Ranks()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def commit(root: Path, step: int, *, data: bytes = b"weights", state: dict[str, Any] | None = None) -> Path:
+    def write(name: str) -> list[FileRecord]:
+        (root / name).mkdir(parents=True)
+        with hashed_file(str(root / name / "weights.pt")) as file:
+            file.write(data)
+        return [FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)]
+
+    name = checkpoints.commit(str(root), step=step, state=state or {"step": step}, ranks=ALONE, write=write)
+    return root / name
+
+
+def found_step(root: Path) -> int | None:
+    checkpoint = checkpoints.find(str(root), ALONE).checkpoint
+    return checkpoint.step if checkpoint else None
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_where_nothing_was_committed_nothing_is_found(root: Path) -> None:
+    assert found_step(root) is None
+
+
+def test_the_newest_is_found_with_its_state(root: Path) -> None:
+    commit(root, 10)
+    commit(root, 20, state={"step": 20, "units": 7})
+    checkpoint = checkpoints.find(str(root), ALONE).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.state == {"step": 20, "units": 7}
+
+
+def test_a_file_is_hashed_while_it_is_written(tmp_path: Path) -> None:
+    with hashed_file(str(tmp_path / "file")) as file:
+        file.write(b"front ")
+        file.write(memoryview(b"to back"))
+    written = (tmp_path / "file").read_bytes()
+    assert written == b"front to back"
+    assert (file.size, file.hexdigest()) == (len(written), hashlib.sha256(written).hexdigest())
+
+
+def test_without_its_manifest_an_attempt_is_no_checkpoint(root: Path) -> None:
+    commit(root, 10)
+    (commit(root, 20) / MANIFEST).unlink()
+    assert found_step(root) == 10
+
+
+def test_a_crash_while_writing_leaves_no_checkpoint(root: Path) -> None:
+    def write(name: str) -> list[FileRecord]:
+        (root / name).mkdir(parents=True)
+        (root / name / "weights.pt").write_bytes(b"half of th")
+        raise OSError("no space left on device")
+
+    commit(root, 10)
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.commit(str(root), step=20, state={}, ranks=ALONE, write=write)
+    assert found_step(root) == 10
+
+
+def test_of_two_attempts_at_a_step_the_later_one_counts(root: Path) -> None:
+    commit(root, 10, state={"attempt": 1})
+    commit(root, 10, state={"attempt": 2})
+    checkpoint = checkpoints.find(str(root), ALONE).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.state == {"attempt": 2}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda path: path.unlink(), "weights.pt is missing"),
+        (lambda path: path.write_bytes(b"w"), "has 1 bytes, committed with 7"),
+        (flip_a_bit, "has other bytes than were committed"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(root: Path, damage: Any, problem: str) -> None:
+    commit(root, 10)
+    newest = commit(root, 20)
+    damage(newest / "weights.pt")
+    found = checkpoints.find(str(root), ALONE)
+    assert found.checkpoint is not None
+    assert found.checkpoint.step == 10
+    (passed_over,) = found.passed_over
+    assert passed_over.name == newest.name
+    assert problem in passed_over.problem
+
+
+@pytest.mark.faults
+def test_a_manifest_cut_off_is_damage_too(root: Path) -> None:
+    commit(root, 10)
+    manifest = commit(root, 20) / MANIFEST
+    manifest.write_bytes(manifest.read_bytes()[:50])
+    assert found_step(root) == 10
+    assert "is not JSON" in checkpoints.find(str(root), ALONE).passed_over[0].problem
+
+
+@pytest.mark.faults
+def test_where_none_is_whole_nothing_is_begun_anew(root: Path) -> None:
+    for step in (10, 20):
+        flip_a_bit(commit(root, step) / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole .*restore one of them"):
+        checkpoints.find(str(root), ALONE)
+
+
+def test_problems_are_told_without_taking_part(root: Path) -> None:
+    checkpoint = commit(root, 10)
+    assert checkpoints.problems(str(checkpoint)) == []
+    flip_a_bit(checkpoint / "weights.pt")
+    assert checkpoints.problems(str(checkpoint)) == ["weights.pt has other bytes than were committed"]
+
+
+def test_pruning_keeps_the_last_and_sweeps_up_dead_attempts(root: Path) -> None:
+    for step in (10, 20, 30):
+        commit(root, step)
+    (commit(root, 15) / MANIFEST).unlink()
+    checkpoints.prune(str(root), keep_last=2)
+    assert sorted(path.name[:13] for path in root.iterdir()) == ["step-00000020", "step-00000030"]
+
+
+def test_a_checkpoint_known_as_damaged_is_not_among_those_kept(root: Path) -> None:
+    commit(root, 10)
+    damaged = commit(root, 20)
+    commit(root, 20)
+    checkpoints.prune(str(root), keep_last=2, unwanted=[damaged.name])
+    assert not damaged.exists()
+    assert sorted(path.name[:13] for path in root.iterdir()) == ["step-00000010", "step-00000020"]
+
+
+def test_rewinding_forgets_what_came_after(root: Path) -> None:
+    for step in (10, 20, 30):
+        commit(root, step)
+    checkpoints.rewind(str(root), 20)
+    assert found_step(root) == 20
+
+
+def test_rewinding_to_a_step_without_checkpoint_names_those_there_are(root: Path) -> None:
+    commit(root, 10)
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint of step 15 .* those of \[10\]"):
+        checkpoints.rewind(str(root), 15)

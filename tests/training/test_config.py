@@ -1,0 +1,51 @@
+import pytest
+
+from infra import configs
+from infra.errors import ConfigError
+from training.config import BatchesConfig, EngineConfig, OptimizerConfig, ReconstructConfig, RunConfig
+from training.recipes import RECIPES, get_recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_travels_as_json_and_comes_back_the_same(name: str) -> None:
+    config = get_recipe(name)
+    assert configs.from_dict(RunConfig, configs.to_dict(config)) == config
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'gpt_tiny'.*tokenizer_tiny"):
+        get_recipe("gpt_tinny")
+
+
+@pytest.mark.parametrize(("world_size", "accumulated"), [(1, 6), (2, 3), (3, 2), (6, 1)])
+def test_a_global_batch_is_shared_out_evenly(world_size: int, accumulated: int) -> None:
+    assert BatchesConfig(global_batch=12, micro_batch=2).micro_batches_per_worker(world_size) == accumulated
+
+
+def test_a_global_batch_that_does_not_divide_is_refused_with_the_legal_sizes() -> None:
+    with pytest.raises(ConfigError, match=r"global_batch=12 .* 2 workers .* 4 clips.*: 8 or 16"):
+        BatchesConfig(global_batch=12, micro_batch=4).micro_batches_per_worker(2)
+
+
+def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share() -> None:
+    config = OptimizerConfig(peak_lr=1e-2, warmup_steps=10, final_lr_share=0.1)
+    rates = [config.learning_rate(step, steps=50) for step in range(1, 51)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert max(rates) == rates[9] == 1e-2
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-3)
+
+
+def test_a_run_shorter_than_its_warm_up_keeps_warming_up() -> None:
+    config = OptimizerConfig(peak_lr=1.0, warmup_steps=10)
+    assert config.learning_rate(4, steps=4) == pytest.approx(0.4)
+
+
+def test_a_setting_without_effect_is_refused() -> None:
+    with pytest.raises(ConfigError, match="difference_weight has no effect"):
+        ReconstructConfig(frames_per_clip=1, difference_weight=0.1)
+
+
+def test_bf16_without_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"give engine\.zero_stage 1, 2 or 3"):
+        EngineConfig(zero_stage=0, dtype="bf16")

@@ -1,0 +1,1 @@
+"""From shard sets to bundles: batches, objectives, the engine, checkpoints, the loop."""

@@ -1,0 +1,137 @@
+"""Numbers of a finished model on held-out clips, always beside baselines that cost nothing.
+
+Shapes: frames (T, H, W, 3) uint8; codes (t, h, w). Losses are in nats per target code.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from infra import configs
+from infra.errors import UsageError
+from model import metrics
+from model.bundle import load_gpt, load_tokenizer, read_bundle
+from model.config import TokenizerConfig
+from model.gpt import GPT
+from model.tasks import Sequence, Task, collate
+from model.tokenizer import Tokenizer, to_bytes
+from model.vocabulary import Vocabulary
+from pipelines.shards import ShardEntry, ShardSet
+from training.batches import Clip, held_out
+from training.config import PredictConfig
+from training.objectives import square
+
+MAX_CLIPS = 256
+
+
+def evaluate_bundle(uri: str, data: str, *, max_clips: int = MAX_CLIPS) -> dict[str, Any]:
+    """Numbers of the model in a bundle on the validation clips of a shard set of its kind."""
+    info = read_bundle(uri)
+    shard_set = ShardSet.open(data)
+    needed = "frames" if info.kind == "tokenizer" else "tokens"
+    if shard_set.manifest.kind != needed:
+        raise UsageError(f"{data} holds {shard_set.manifest.kind}; a {info.kind} is judged on {needed}")
+    if info.kind == "tokenizer":
+        return evaluate_tokenizer(load_tokenizer(uri), shard_set, max_clips=max_clips)
+    if shard_set.manifest.tokenizer_fingerprint != info.tokenizer_fingerprint:
+        raise UsageError(
+            f"{data} was made by another tokenizer than the one in {uri}; tokenize with that one first"
+        )
+    gpt, vocabulary, tokenizer = load_gpt(uri)
+    settings = info.lineage["config"]["objective"]
+    objective = configs.from_dict(PredictConfig, settings)
+    validation = [entry for entry in shard_set.shards("validation") if objective.fits(entry.shape)]
+    task = objective.build_task()
+    return evaluate_gpt(gpt, vocabulary, tokenizer.config, task, shard_set, validation, max_clips=max_clips)
+
+
+@torch.inference_mode()
+def evaluate_tokenizer(
+    tokenizer: Tokenizer, shard_set: ShardSet, *, max_clips: int = MAX_CLIPS
+) -> dict[str, Any]:
+    """PSNR and SSIM of held-out frames, beside the mean colour of every square that one code stands for."""
+    config = tokenizer.config
+    truth, rebuilt, codes = [], [], []
+    for _, clip in held_out(shard_set, shard_set.shards("validation"), max_clips=max_clips):
+        frames = as_seen(clip, config)
+        clip_codes = tokenizer.encode(torch.from_numpy(frames)[None])
+        rebuilt.append(tokenizer.decode(clip_codes)[0].numpy())
+        truth.append(frames)
+        codes.append(clip_codes[0].numpy())
+    if not truth:
+        return {}
+    all_truth, all_rebuilt = np.concatenate(truth), np.concatenate(rebuilt)
+    all_codes = np.concatenate(codes)
+    return {
+        "val_psnr": metrics.psnr(all_truth, all_rebuilt),
+        "val_psnr_mean_colour": metrics.psnr(all_truth, mean_colours(all_truth, config.downsample)),
+        "val_ssim": metrics.ssim(all_truth, all_rebuilt),
+        "codebook_usage": metrics.codebook_usage(all_codes, config.num_codes),
+        "codebook_perplexity": metrics.codebook_perplexity(all_codes),
+        "code_bits_per_pixel": float(np.log2(config.num_codes)) / config.downsample**2,
+        "val_clips": len(truth),
+    }
+
+
+@torch.inference_mode()
+def evaluate_gpt(
+    gpt: GPT,
+    vocabulary: Vocabulary,
+    tokenizer: TokenizerConfig,
+    task: Task,
+    shard_set: ShardSet,
+    validation: Iterable[ShardEntry],
+    *,
+    max_clips: int = MAX_CLIPS,
+) -> dict[str, Any]:
+    """Teacher-forced loss on the clips of `validation`, beside what counting codes, or pairs, would lose."""
+    baselines = metrics.CodeBaselines(_codes(shard_set), vocabulary.num_codes)
+    losses = {name: metrics.Loss(0.0, 0) for name in ("val_loss", "val_loss_unigram", "val_loss_bigram")}
+    num_clips = 0
+    for _, codes in held_out(shard_set, list(validation), max_clips=max_clips):
+        sequence = task.build(codes, vocabulary)
+        first_frame = len(codes) - int(sequence.is_target.sum()) // codes[0].size
+        losses["val_loss"] += sequence_loss(gpt, sequence)
+        losses["val_loss_unigram"] += baselines.unigram(codes, first_frame=first_frame)
+        losses["val_loss_bigram"] += baselines.bigram(codes, first_frame=first_frame)
+        num_clips += 1
+    if not num_clips:
+        return {}
+    means = {name: loss.mean for name, loss in losses.items()}
+    bits = metrics.bits_per_pixel(means["val_loss"], num_codes=1, num_pixels=tokenizer.downsample**2)
+    return means | {"val_bits_per_pixel": bits, "val_clips": num_clips}
+
+
+def sequence_loss(gpt: GPT, sequence: Sequence) -> metrics.Loss:
+    """Nats that the GPT pays for the target tokens of one sequence."""
+    batch = collate([sequence])
+    is_target = batch.is_target[:, 1:]
+    logits = gpt(batch.tokens[:, :-1], batch.coordinates[:, :-1])[is_target].float()
+    loss = torch.nn.functional.cross_entropy(logits, batch.tokens[:, 1:][is_target], reduction="sum")
+    return metrics.Loss(float(loss), len(logits))
+
+
+def as_seen(clip: Clip, config: TokenizerConfig) -> NDArray[np.uint8]:
+    """The centre square of a clip's frames at the size that the tokenizer was made for."""
+    height, width = clip.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    crop = torch.from_numpy(clip[:, top : top + side, left : left + side].copy())
+    frames: NDArray[np.uint8] = to_bytes(square(crop, config.frame_size)).numpy()
+    return frames
+
+
+def mean_colours(frames: NDArray[np.uint8], downsample: int) -> NDArray[np.uint8]:
+    """Frames (N, H, W, 3) with every square of `downsample` pixels a side filled with its mean."""
+    count, height, width, _ = frames.shape
+    cells = frames.reshape(count, height // downsample, downsample, width // downsample, downsample, 3)
+    means = cells.mean(axis=(2, 4), keepdims=True).round().astype(np.uint8)
+    return np.broadcast_to(means, cells.shape).reshape(frames.shape)
+
+
+def _codes(shard_set: ShardSet) -> Iterator[Clip]:
+    for _, clip in held_out(shard_set, shard_set.shards("train")):
+        yield clip

@@ -1,0 +1,16 @@
+"""What every worker of a run is told, whichever way it was launched. Travels as JSON."""
+
+from dataclasses import dataclass
+
+from training.config import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    config: RunConfig
+    data: str
+    run_dir: str
+    tokenizer: str | None
+    """Where the bundle is of the tokenizer that made the codes; None where there are none."""
+    stop_file: str | None
+    """Once it exists, the run stops at the next step; None: signals reach the worker itself."""

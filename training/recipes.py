@@ -1,0 +1,79 @@
+"""Named runs: functions that return a whole config. A variant is a `dataclasses.replace` of one."""
+
+import difflib
+from collections.abc import Callable
+
+from infra.errors import ConfigError
+from model.config import TokenizerConfig
+from training.config import (
+    BatchesConfig,
+    CheckpointsConfig,
+    EngineConfig,
+    EvaluationConfig,
+    GPTShape,
+    OptimizerConfig,
+    PredictConfig,
+    ReconstructConfig,
+    RunConfig,
+)
+
+
+def tokenizer_tiny() -> RunConfig:
+    """An FSQ image tokenizer of 64 px frames that two CPU cores train in a minute."""
+    return RunConfig(
+        name="tokenizer_tiny",
+        objective=ReconstructConfig(
+            frames_per_clip=2, model=TokenizerConfig(patch_size=4, base_channels=64, max_channels=256)
+        ),
+        optimizer=OptimizerConfig(peak_lr=2e-3, final_lr_share=0.02),
+        batches=BatchesConfig(global_batch=8, micro_batch=8),
+        engine=EngineConfig(zero_stage=0),
+        checkpoints=CheckpointsConfig(every_steps=100),
+        evaluation=EvaluationConfig(every_steps=100),
+        steps=500,
+        num_workers=1,
+        log_every_steps=5,
+        register_as="tokenizer-tiny",
+    )
+
+
+def gpt_tiny() -> RunConfig:
+    """A small GPT that continues clips, for two CPU workers."""
+    return RunConfig(
+        name="gpt_tiny",
+        objective=PredictConfig(
+            task="continue",
+            prefix_frames=2,
+            noise_share=0.1,
+            model=GPTShape(
+                model_dim=96,
+                num_layers=2,
+                num_heads=3,
+                num_kv_heads=1,
+                hidden_dim=256,
+                dropout=0.2,
+                rope_theta=10.0,
+            ),
+        ),
+        optimizer=OptimizerConfig(peak_lr=3e-3, final_lr_share=0.02, weight_decay=0.1),
+        batches=BatchesConfig(global_batch=4, micro_batch=2),
+        engine=EngineConfig(zero_stage=2),
+        checkpoints=CheckpointsConfig(every_steps=50),
+        evaluation=EvaluationConfig(every_steps=50),
+        steps=250,
+        num_workers=2,
+        log_every_steps=5,
+        register_as="gpt-tiny",
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"tokenizer_tiny": tokenizer_tiny, "gpt_tiny": gpt_tiny}
+
+
+def get_recipe(name: str) -> RunConfig:
+    """The config of that name. Raises ConfigError naming those that there are."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"there is no recipe {name!r}; {hint}the recipes are {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]()

@@ -1,0 +1,60 @@
+"""Pictures of what a model in training makes of held-out clips: a row of truth above a row of its own."""
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.bundle import load_tokenizer
+from model.gpt import GPT
+from model.sampling import sample
+from model.tokenizer import Tokenizer
+from training.batches import Clip, held_out
+from training.config import ReconstructConfig, RunConfig
+from training.data import TrainingData
+from training.evaluate import as_seen
+from training.objectives import Objective, Predict, assemble
+from training.pictures import film_rows
+
+Frames = NDArray[np.uint8]
+Weights = dict[str, Tensor]
+
+
+def drawer(config: RunConfig, data: TrainingData, objective: Objective) -> Callable[[Weights], bytes] | None:
+    """What draws a PNG from a learner's weights; None where there is nothing to draw."""
+    clips = [c for _, c in held_out(data.shard_set, data.validation, max_clips=config.evaluation.num_samples)]
+    if not clips:
+        return None
+    if isinstance(config.objective, ReconstructConfig):
+        return lambda weights: _reconstruct(cast(Tokenizer, assemble(objective, weights)), clips)
+    assert isinstance(objective, Predict)
+    assert data.tokenizer is not None
+    tokenizer = load_tokenizer(data.tokenizer.uri)
+    num_given = config.objective.num_given
+    predict = objective
+    return lambda weights: _predict(
+        cast(GPT, assemble(predict, weights)), predict, tokenizer, clips, num_given
+    )
+
+
+def _reconstruct(tokenizer: Tokenizer, clips: list[Clip]) -> bytes:
+    rows: list[Frames] = []
+    for clip in clips:
+        frames = as_seen(clip, tokenizer.config)
+        rows += [frames, tokenizer.decode(tokenizer.encode(torch.from_numpy(frames)[None]))[0].numpy()]
+    return film_rows(rows)
+
+
+def _predict(gpt: GPT, objective: Predict, tokenizer: Tokenizer, clips: list[Clip], num_given: int) -> bytes:
+    rows: list[Frames] = []
+    for clip in clips:
+        grid = (clip.shape[0], clip.shape[1], clip.shape[2])
+        prefix = objective.task.prefix(clip[:num_given].astype(np.int64), grid, objective.vocabulary)
+        codes = sample(gpt, objective.vocabulary, prefix, grid)
+        rows += [
+            tokenizer.decode(torch.from_numpy(c.astype(np.int64))[None])[0].numpy() for c in (clip, codes)
+        ]
+    return film_rows(rows)
