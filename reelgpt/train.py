@@ -61,7 +61,7 @@ class Train:
     """local: one worker, here. ray, torchrun: several. auto: local for one worker, else ray."""
     resume: str = "auto"
     """auto: from the newest whole checkpoint, if there is one. must, never, or the step of a checkpoint."""
-    tokenizer: str | None = None
+    tokenizer: InputUri | None = None
     """Where the bundle is of the tokenizer that made the codes, if it has moved since."""
     json: bool = False
     """One JSON object as the last line of stdout."""
@@ -106,7 +106,13 @@ def _command_line(recipe: str) -> type[Train]:
     settings = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     config = field(default=get_recipe(recipe))
     return dataclasses.make_dataclass(
-        "Train", [("config", settings, config)], bases=(Train,), frozen=True, kw_only=True, slots=True
+        "Train",
+        [("config", settings, config)],
+        bases=(Train,),
+        namespace={"__doc__": Train.__doc__},
+        frozen=True,
+        kw_only=True,
+        slots=True,
     )
 
 
