@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Any, cast
 
-MIB = 1 << 20
+from infra.errors import ClusterError
+from infra.hashing import MIB
 
 
 @contextlib.contextmanager
@@ -21,8 +22,11 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
     if not os.environ.get("RAY_ADDRESS"):
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         options["object_store_memory"] = object_store_mb * MIB
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side writes warnings to stderr
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise ClusterError(f"Ray on {where} did not start or answer: {error}; check RAY_ADDRESS") from None
     try:
         yield
     finally:

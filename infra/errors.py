@@ -3,6 +3,7 @@
 ReelgptError                  exit 1   anything a user or an operator can mend
 |-- UsageError                exit 2   the command cannot mean anything as it was given
 |   `-- ConfigError           exit 2   a setting is out of range or contradicts another
+|-- ClusterError              exit 1   Ray cannot be reached, or its workers failed for reasons of their own
 |-- StorageError              exit 1   a file system or object store did not answer, or refused
 |-- ShardError                exit 1   a shard set is not whole, or not what its manifest says
 |-- CheckpointError           exit 1   no checkpoint is whole, or none belongs to this run
@@ -25,6 +26,10 @@ class UsageError(ReelgptError):
 
 
 class ConfigError(UsageError, ValueError):
+    pass
+
+
+class ClusterError(ReelgptError):
     pass
 
 

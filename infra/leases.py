@@ -4,6 +4,7 @@ A dead owner is one whose process is gone (same machine) or whose heartbeat stop
 takeover is itself a create-if-absent, so that of two that see the same dead owner one wins.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import StorageError, UsageError
 
 HEARTBEAT_SECONDS = 10.0
 DEAD_AFTER_SECONDS = 60.0
@@ -40,7 +41,7 @@ class Lease:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._owner = Owner(uuid.uuid4().hex, _host(), os.getpid(), _process_started(os.getpid()))
-        self._claim: str | None = None
+        self._claims: list[str] = []
         self._done = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
@@ -55,29 +56,42 @@ class Lease:
     ) -> None:
         self._done.set()
         self._heart.join()
-        storage.delete(self._uri)
-        if self._claim:
-            storage.delete(self._claim)
+        if self._is_ours():
+            storage.delete(self._uri)
+        for claim in self._claims:
+            storage.delete(claim)
 
     def _take_over(self) -> None:
-        record = storage.read_json(self._uri)
+        """Claims what the dead holder left; where the claimant died too, what that one left, and so on."""
+        place, claimed = self._uri, False
+        while not claimed:
+            holder = self._dead_holder(place)
+            place = f"{self._uri}.after-{holder.id}"
+            claimed = storage.create(place, self._record())
+            self._claims.append(place)
+        storage.write(self._uri, self._record())
+
+    def _dead_holder(self, place: str) -> Owner:
+        record = storage.read_json(place)
         holder = Owner(**record["owner"])
         if not holder.is_dead(record["heartbeat"], time.time()):
             raise UsageError(
                 f"process {holder.pid} on {holder.host} is writing to {self._uri.rpartition('/')[0]}; "
                 f"wait for it, stop it, or give another output"
             )
-        claim = f"{self._uri}.after-{holder.id}"
-        if not storage.create(claim, self._record()):
-            raise UsageError(
-                f"another command is taking over {self._uri.rpartition('/')[0]} from a dead one; try again"
-            )
-        self._claim = claim
-        storage.write(self._uri, self._record())
+        return holder
 
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT_SECONDS):
-            storage.write(self._uri, self._record())
+            with contextlib.suppress(StorageError):  # the next beat may get through
+                if self._is_ours():
+                    storage.write(self._uri, self._record())
+
+    def _is_ours(self) -> bool:
+        """False once somebody took it over, as from a machine that was suspended for long."""
+        return storage.exists(self._uri) and bool(
+            storage.read_json(self._uri)["owner"]["id"] == self._owner.id
+        )
 
     def _record(self) -> bytes:
         return json.dumps({"owner": asdict(self._owner), "heartbeat": time.time()}).encode()

@@ -6,11 +6,13 @@ matter.
 """
 
 import contextlib
+import io
 import json
 import os
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -18,7 +20,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from infra.errors import StorageError
+from infra.errors import StorageError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +70,15 @@ def read_json(uri: str) -> Any:
         ) from None
 
 
-def write(uri: str, data: bytes) -> None:
+def write(uri: str, data: bytes | memoryview) -> None:
     """Puts `data` at `uri`, complete or absent, replacing what is there."""
     with _explained(uri):
         fs, path = _open(uri)
         if not isinstance(fs, LocalFileSystem):
-            fs.pipe_file(path, data)
+            fs.pipe_file(path, bytes(data))
             return
         with _temporary(path) as temporary:
-            os.replace(temporary(data), path)
+            os.replace(temporary(io.BytesIO(data)), path)
             _sync_folder(path)
 
 
@@ -92,7 +94,7 @@ def create(uri: str, data: bytes) -> bool:
             return _create_object(fs, path, data)
         with _temporary(path) as temporary:
             try:
-                os.link(temporary(data), path)
+                os.link(temporary(io.BytesIO(data)), path)
             except FileExistsError:
                 return False
             _sync_folder(path)
@@ -106,13 +108,9 @@ def upload(local_path: str, uri: str) -> None:
         if not isinstance(fs, LocalFileSystem):
             fs.put_file(local_path, path)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        arriving = f"{path}.{uuid.uuid4().hex}.tmp"
-        shutil.copyfile(local_path, arriving)
-        with open(arriving, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(arriving, path)
-        _sync_folder(path)
+        with open(local_path, "rb") as source, _temporary(path) as temporary:
+            os.replace(temporary(source), path)
+            _sync_folder(path)
 
 
 def fetch(uri: str, local_path: str) -> None:
@@ -198,15 +196,14 @@ def _create_object(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> boo
 
 
 @contextlib.contextmanager
-def _temporary(path: str) -> Iterator[Any]:
-    """Gives a function that writes and syncs bytes under a name of its own beside `path`; the name is gone
-    after."""
+def _temporary(path: str) -> Iterator[Callable[[IO[bytes]], str]]:
+    """Gives a function that writes and syncs a stream under a name beside `path`, which is gone after."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     arriving = f"{path}.{uuid.uuid4().hex}.tmp"
 
-    def fill(data: bytes) -> str:
+    def fill(source: IO[bytes]) -> str:
         with open(arriving, "wb") as file:
-            file.write(data)
+            shutil.copyfileobj(source, file)
             file.flush()
             os.fsync(file.fileno())
         return arriving
@@ -237,9 +234,21 @@ def _explained(uri: str) -> Iterator[None]:
         raise StorageError(
             f"access to {uri} is refused ({error}); check the permissions or credentials"
         ) from None
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        raise StorageError(f"{uri} cannot be opened: {error} (`pip install -e '.[s3]'` brings s3)") from None
+    except ValueError as error:
+        raise StorageError(f"{uri} cannot be opened: {error}") from None
+    except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        raise UsageError(f"{uri} cannot be read or written: {error}; give another place") from None
+    except _errors_of_object_stores() as error:
         raise StorageError(
-            f"{uri} cannot be opened: {error}; s3:// needs `pip install reelgpt[s3]`"
+            f"{uri} cannot be reached: {error}; check the bucket, the endpoint and the credentials"
         ) from None
     except OSError as error:
         raise StorageError(f"{uri} cannot be reached: {error}; try again once storage answers") from None
+
+
+def _errors_of_object_stores() -> tuple[type[Exception], ...]:
+    """What S3's client raises beside OSError; empty until it was imported."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (botocore.BotoCoreError, botocore.ClientError) if botocore else ()

@@ -29,8 +29,8 @@ LEASE = "lease.json"
 CLIPS_PER_BATCH = 8
 """Clips that a tokenizer encodes at once, always; part of the recipe, since last bits may depend on it."""
 
-OnProgress = Callable[[int, int], None]
-"""Called with the units done and those there are."""
+OnProgress = Callable[[int, int | None, str], None]
+"""Called with the units done, those there are, and what goes on."""
 Watch = Callable[[pa.Table], None]
 RunUnits = Callable[[pa.Table, Watch], None]
 """Does the units given, telling of each batch that is done."""
@@ -71,11 +71,8 @@ class VideoJob:
     tokenizer: TokenizerRef | None = None
 
     def __post_init__(self) -> None:
-        size, tokenizer = self.config.sampling.size, self.tokenizer
-        if tokenizer is not None and size < tokenizer.frame_size:
-            raise ConfigError(
-                f"size={size} is smaller than the tokenizer's frames of {tokenizer.frame_size} pixels"
-            )
+        if self.tokenizer is not None:
+            _check_size(self.config.sampling.size, self.tokenizer)
 
     @property
     def kind(self) -> Kind:
@@ -102,6 +99,7 @@ def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
         out, job.kind, {name: configs.to_dict(part) for name, part in config.items()}, job.tokenizer
     )
     with Lease(storage.join(out, LEASE)), ExitStack() as stack:
+        on_progress(0, None, f"looking at {len(files)} files")
         sources = _inventory(out, files, job, stack)
         recipe = _recipe(
             settings,
@@ -132,9 +130,17 @@ def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:
         raise UsageError(
             f"{frames.uri} holds {frames.manifest.kind} already; tokenize takes videos or frames"
         )
+    if not frames.manifest.shards:
+        raise UsageError(f"{frames.uri} holds no clip to tokenize; its sources failed or were filtered out")
+    _check_size(min(entry.shape[1] for entry in frames.manifest.shards), job.tokenizer)
     out = storage.absolute(job.out)
     parent = frames.manifest.fingerprint
-    settings = _claim(out, "tokens", {"frames": parent, "pack": configs.to_dict(job.pack)}, job.tokenizer)
+    settings = _claim(
+        out,
+        "tokens",
+        {"frames": parent, "extract": frames.manifest.config["extract"], "pack": configs.to_dict(job.pack)},
+        job.tokenizer,
+    )
     with Lease(storage.join(out, LEASE)), ExitStack() as stack:
         sources = frames.sources()
         recipe = _recipe(
@@ -156,6 +162,14 @@ def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:
             graph.tokenize(missing, frames.uri, out, job.resources, watch, **_encoding(job.tokenizer))
 
         return _complete(out, recipe, pa.Table.from_pylist(units), run, sources, frames.spans(), on_progress)
+
+
+def _check_size(size: int, tokenizer: TokenizerRef) -> None:
+    if size < tokenizer.frame_size:
+        raise ConfigError(
+            f"frames of {size} pixels are smaller than the tokenizer's {tokenizer.frame_size}; "
+            f"extract larger ones"
+        )
 
 
 def _check_names(files: list[FileInfo], validation: tuple[str, ...]) -> None:
@@ -286,7 +300,7 @@ def _complete(
     started = time.perf_counter()
     if storage.exists(storage.join(out, shards.MANIFEST)):
         manifest = _sealed(out, recipe)
-        on_progress(units.num_rows, units.num_rows)
+        on_progress(units.num_rows, units.num_rows, "")
         return Built(
             manifest=manifest, units=units.num_rows, done_before=units.num_rows, done_now=0, seconds=0.0
         )
@@ -298,14 +312,17 @@ def _complete(
     def watch(rows: pa.Table) -> None:
         nonlocal count
         count += rows.num_rows
-        on_progress(count, len(ids))
+        on_progress(count, len(ids), "")
 
-    on_progress(count, len(ids))
+    on_progress(count, len(ids), "starting")
     if missing.num_rows:
         run(missing, watch)
     _check_complete(out, set(ids))
+    on_progress(len(ids), len(ids), "packing")
+    manifest = pack(out, recipe, set(ids), sources, spans)
+    on_progress(len(ids), len(ids), "")
     return Built(
-        manifest=pack(out, recipe, sources, spans),
+        manifest=manifest,
         units=len(ids),
         done_before=len(done),
         done_now=missing.num_rows,

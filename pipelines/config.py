@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from infra.errors import ConfigError
+from infra.hashing import MIB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,10 @@ class SamplingConfig:
         if not 0 < self.fps <= 1000:
             raise ConfigError(
                 f"fps={self.fps:g} is not a sampling rate; give frames a second, above 0, up to 1000"
+            )
+        if not 0 < self.span_seconds <= 86_400:
+            raise ConfigError(
+                f"span_seconds={self.span_seconds:g} is no length of a span; give seconds, up to a day"
             )
         if self.frames_per_span < self.clip_frames:
             raise ConfigError(
@@ -91,17 +96,19 @@ class SplitConfig:
     """Share of sources held out, those with the lowest hash, at least one."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "validation", tuple(sorted(set(self.validation))))
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share={self.validation_share:g} is outside [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackConfig:
-    clips_per_shard: int = 4096
+    shard_bytes: int = 128 * MIB
+    """Frames or codes in a shard, before compression: what packing holds in memory at a time."""
     clips_per_row_group: int = 32
 
     def __post_init__(self) -> None:
-        _at_least("clips_per_shard", self.clips_per_shard, 1)
+        _at_least("shard_bytes", self.shard_bytes, 1)
         _at_least("clips_per_row_group", self.clips_per_row_group, 1)
 
 
@@ -115,10 +122,13 @@ class Resources:
     """Tokenizer actors; none means one a GPU, or one a core where there is no GPU."""
     object_store_mb: int = 512
     """Memory of a local Ray's object store."""
-    spans_per_file: int = 8
-    """Spans that share one span file: what a kill can cost."""
+    spans_per_file: int = 4
+    """Spans that share one span file: what a kill can cost each worker."""
 
     def __post_init__(self) -> None:
+        for name in ("num_cpus", "num_tokenizers"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
         _at_least("spans_per_file", self.spans_per_file, 1)
         _at_least("object_store_mb", self.object_store_mb, 80)
 

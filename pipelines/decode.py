@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import ClusterError, UsageError
 from pipelines.config import DecodeLimits
 
 ERROR_CLASSES = {
@@ -42,7 +42,10 @@ SPANS_PER_CHILD = 200
 """A child is replaced after this many requests, so that what a decoder leaks stays small."""
 ANSWER_HEADER = "<QQ"
 """Bytes of the JSON answer and of the frames that follow it; as in `pipelines.decoding_child`."""
+MOST_KILLS = 5
+"""SIGKILLs from outside, as by a kernel without memory, on one span: they are no fault of the file."""
 POLL_SECONDS = 5.0
+START_SECONDS = 120.0
 STILL_POLLS = 6
 """Polls in a row without any CPU use after which a sleeping child counts as hanging."""
 
@@ -57,6 +60,7 @@ class Decoded:
     """Which distinct picture each frame is; equal neighbours are repeats."""
     decoder: str | None = None
     num_source_frames: int = 0
+    num_damaged: int = 0
     last_frame_seconds: float = 0.0
     duration_seconds: float | None = None
     cpu_seconds: float = 0.0
@@ -97,35 +101,68 @@ class Decoder:
 
     def _ask(self, file: IO[bytes], request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         request["cpu_seconds"] = self._limits.cpu_seconds
-        for attempt in range(1, self._limits.attempts + 1):
-            if self._child is None or self._child.num_requests >= SPANS_PER_CHILD:
-                self.close()
-                self._child = _Child(self._limits.memory_mb)
-            answer, payload = self._child.ask(file, request)
-            answer["attempts"] = attempt
-            if self._child.has_ended():
-                self.close()
-                continue
-            break
-        return answer, payload
+        failures = kills = 0
+        while True:
+            child = self._ready_child()
+            answer, payload = child.ask(file, request)
+            answer["attempts"] = failures + kills + 1
+            if not child.has_ended():
+                return answer, payload
+            self.close()
+            failures += not child.was_killed
+            kills += child.was_killed
+            if kills >= MOST_KILLS:
+                raise ClusterError(
+                    f"something kills the decoding children on {socket.gethostname()} ({kills} times for one "
+                    f"span); it may be out of memory: free some, or lower --num-cpus, and repeat the command"
+                )
+            if failures >= self._limits.attempts:
+                return answer, payload
+
+    def _ready_child(self) -> "_Child":
+        if self._child is None or self._child.num_requests >= SPANS_PER_CHILD:
+            self.close()
+            self._child = _Child(self._limits.memory_mb)
+        return self._child
 
 
 class _Child:
     def __init__(self, memory_mb: int) -> None:
         ours, theirs = socket.socketpair()
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "decoding_child.py")
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", program, str(os.getpid()), str(memory_mb)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._complaints,
                 env={"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 cwd="/",
             )
         self._socket = ours
-        self._socket.settimeout(POLL_SECONDS)
         self.num_requests = 0
+        self.was_killed = False
+        """By somebody else, with SIGKILL."""
+        self._await_ready()
+
+    def _await_ready(self) -> None:
+        """Raises ClusterError where the child cannot even start: a fault of the machine, not of a file."""
+        self._socket.settimeout(START_SECONDS)
+        try:
+            ready = self._socket.recv(1)
+        except (TimeoutError, ConnectionError):
+            ready = b""
+        self._socket.settimeout(POLL_SECONDS)
+        if ready:
+            return
+        self._complaints.seek(0)
+        last_words = self._complaints.read().decode(errors="replace").strip().splitlines()[-1:]
+        self.kill()
+        raise ClusterError(
+            f"the decoding child cannot start on {socket.gethostname()}: "
+            f"{' '.join(last_words) or 'no word why'}; install reelgpt's dependencies there anew"
+        )
 
     def ask(self, file: IO[bytes], request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The child's answer, or one that says how the child ended."""
@@ -138,7 +175,8 @@ class _Child:
             answer = cast(dict[str, Any], json.loads(self._receive(answer_bytes)))
             return answer, self._receive(payload_bytes)
         except _HangingError:
-            self.kill()
+            self._process.kill()
+            self._process.wait()
             return {"error_class": "decoder_hang", "error": ERROR_CLASSES["decoder_hang"]}, b""
         except (ConnectionError, BrokenPipeError):
             return self._explain_end(), b""
@@ -150,9 +188,14 @@ class _Child:
         self._process.kill()
         self._process.wait()
         self._socket.close()
+        self._complaints.close()
 
     def _explain_end(self) -> dict[str, Any]:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            return {"error_class": "decoder_hang", "error": ERROR_CLASSES["decoder_hang"]}
+        self.was_killed = code == -signal.SIGKILL
         if code == -signal.SIGXCPU:
             return {"error_class": "cpu_limit", "error": ERROR_CLASSES["cpu_limit"]}
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -190,21 +233,45 @@ class _HangingError(Exception):
 
 @contextlib.contextmanager
 def opened_locally(uri: str) -> Iterator[IO[bytes]]:
-    """A source as an open local file: itself where it is local, else a copy that is gone afterwards."""
+    """A source as an open local file: itself where it is local, else a copy that serves until the next one."""
     if storage.is_local(uri):
         with storage.open_input(uri) as file:
             yield file
         return
-    with tempfile.NamedTemporaryFile(prefix="reelgpt-source-") as copy:
-        storage.fetch(uri, copy.name)
-        with open(copy.name, "rb") as file:
-            yield file
+    yield REMOTE_COPY.of(uri)
+
+
+class RemoteCopy:
+    """A local copy of the last remote source, without a name: it is gone with the process, in any end."""
+
+    def __init__(self) -> None:
+        self._uri: str | None = None
+        self._file: IO[bytes] | None = None
+
+    def of(self, uri: str) -> IO[bytes]:
+        if self._file is None or self._uri != uri:
+            self.close()
+            with tempfile.TemporaryDirectory(prefix="reelgpt-source-") as folder:
+                path = os.path.join(folder, "copy")
+                storage.fetch(uri, path)
+                self._uri, self._file = uri, open(path, "rb")  # noqa: SIM115 - kept for the next span
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+REMOTE_COPY = RemoteCopy()
+"""Of this process: the spans of a source follow each other."""
 
 
 def read_frames(
     uri: str, *, size: int, fps: float, num_frames: int, start_seconds: float = 0.0
 ) -> np.ndarray:
-    """The first `num_frames` frames from `start_seconds` on, (T, size, size, 3) uint8, sampled at `fps`.
+    """`num_frames` frames from `start_seconds` on, (T, size, size, 3) uint8, sampled at `fps`.
 
     Raises UsageError where the file cannot be decoded or is too short.
     """
@@ -224,4 +291,4 @@ def read_frames(
             f"{uri} has {len(decoded.frames)} frames at {fps:g} a second from {start_seconds:g} s on, "
             f"{num_frames} are needed; give a longer video or an earlier start"
         )
-    return decoded.frames
+    return decoded.frames[:num_frames]

@@ -31,6 +31,8 @@ import decord
 import numpy as np
 
 PR_SET_PDEATHSIG = 1
+READY = b"+"
+"""Sent once everything is imported: a child that ends before is the machine's fault, not a file's."""
 ANSWER_HEADER = "<QQ"
 """Bytes of the JSON answer and of the frames that follow it."""
 DECORD_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif"}
@@ -58,6 +60,7 @@ def main() -> None:
     decord.logging.set_level(decord.logging.QUIET)
     av.logging.set_level(av.logging.PANIC)
     with socket.socket(fileno=0) as channel:
+        channel.sendall(READY)
         while (request := _receive(channel)) is not None:
             _answer(channel, *request)
 
@@ -86,6 +89,8 @@ def _answer(channel: socket.socket, request: dict[str, Any], descriptor: int) ->
         answer = {"error_class": refusal.error_class, "error": str(refusal)}
     except MemoryError:
         answer = {"error_class": "memory_limit", "error": "decoding needs more memory than it may use"}
+    except av.error.FFmpegError as error:
+        answer = {"error_class": "corrupt", "error": f"the video stream cannot be read: {error.strerror}"}
     finally:
         os.close(descriptor)
     answer["cpu_seconds"] = _cpu_seconds() - started
@@ -120,6 +125,7 @@ def _decode(path: str, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndar
         "shape": list(frames.shape),
         "indices": sampled.indices,
         "num_source_frames": sampled.num_source_frames,
+        "num_damaged": sampled.num_damaged,
         "last_frame_seconds": sampled.last_frame_seconds,
         "duration_seconds": duration,
     }
@@ -136,6 +142,8 @@ class Sampled:
         self.indices: list[int] = []
         self.num_source_frames = 0
         """Frames the decoder saw; of the whole file where it has an index, else up to the end of the span."""
+        self.num_damaged = 0
+        """Packets that did not decode and pictures that came out corrupt; PyAV tells, decord does not."""
         self.last_frame_seconds = 0.0
         self.last_kept: Any = None
 
@@ -186,7 +194,7 @@ def _decode_with_decord(path: str, shape: Shape, request: dict[str, Any]) -> Sam
     """None where decord refuses the file with an error. decord turns pictures upright by itself."""
     try:
         reader = decord.VideoReader(path, width=shape.width, height=shape.height, num_threads=1)
-        return _sample_with_decord(reader, request)
+        return _sample_with_decord(reader, request) if len(reader) else None
     except (decord.DECORDError, RuntimeError):
         return None
 
@@ -218,8 +226,9 @@ def _decode_with_pyav(path: str, shape: Shape, request: dict[str, Any]) -> Sampl
             container.seek(
                 int((request["start"] - SEEK_MARGIN_SECONDS + first) / stream.time_base), stream=stream
             )
-        for frame in _pyav_frames(stream):
+        for frame in _pyav_frames(stream, sampled):
             starts = (frame.time or first) - first
+            sampled.num_damaged += frame.is_corrupt and starts >= request["start"]
             while shown is not None and time is not None and time < starts - TIME_TOLERANCE:
                 _keep(sampled, shown, shape)
                 time = next(wanted, None)
@@ -295,15 +304,17 @@ def _duration(stream: Any) -> float | None:
     return stream.container.duration / av.time_base if stream.container.duration else None
 
 
-def _pyav_frames(stream: Any) -> Iterator[Any]:
-    """Frames in the order they are shown; packets that do not decode are passed over, as players do."""
+def _pyav_frames(stream: Any, sampled: Sampled | None = None) -> Iterator[Any]:
+    """Frames in the order they are shown; packets that do not decode are counted and passed over, as players
+    do."""
     for packet in stream.container.demux(stream):
         if packet.size == 0 and packet.dts is not None:
             continue  # theora repeats a frame with an empty packet, which PyAV refuses
         try:
             yield from packet.decode()
         except av.error.InvalidDataError:
-            continue
+            if sampled is not None:
+                sampled.num_damaged += 1
 
 
 def _die_with(parent: int) -> None:

@@ -18,17 +18,19 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from infra import cluster
-from infra.errors import ReelgptError
+from infra.errors import ClusterError, ReelgptError
 from pipelines.config import DecodeLimits, ExtractConfig, Resources
 from pipelines.stages import TokenizeRecords, WriteRecords, decode_spans, inspect_files, read_row_groups
 
 WORKER_RETRIES = 3
 """Tries of a task or an actor whose worker dies; Ray's own default is without end."""
+START_SECONDS = 300.0
+"""How long tokenizer actors may take to start before a cluster counts as too small for them."""
 UNITS_PER_BLOCK = 8
 SHARED_CORE = 0.5
 """Decoding and tokenizing share the cores: each asks for half of one, so that neither starves the other."""
 
-OnProgress = Callable[[pa.Table], None]
+Watch = Callable[[pa.Table], None]
 """Called with a few columns of the rows just done."""
 
 
@@ -38,12 +40,10 @@ def inspect(files: pa.Table, limits: DecodeLimits) -> pa.Table:
     return pa.concat_tables(_results(found))
 
 
-def extract(
-    spans: pa.Table, out: str, config: ExtractConfig, resources: Resources, on_progress: OnProgress
-) -> None:
+def extract(spans: pa.Table, out: str, config: ExtractConfig, resources: Resources, watch: Watch) -> None:
     """Spans to records of frames in `out`."""
     decoded = _map(_blocks(spans), partial(decode_spans, config=config))
-    _drain(_map(decoded, WriteRecords(out), batch_size=resources.spans_per_file), on_progress)
+    _drain(_map(decoded, WriteRecords(out), batch_size=resources.spans_per_file), watch)
 
 
 def tokenize(
@@ -51,7 +51,7 @@ def tokenize(
     source: ExtractConfig | str,
     out: str,
     resources: Resources,
-    on_progress: OnProgress,
+    watch: Watch,
     *,
     tokenizer: str,
     clips_per_batch: int,
@@ -73,11 +73,12 @@ def tokenize(
         num_cpus=SHARED_CORE,
         num_gpus=1 if gpus else 0,
     )
-    _drain(codes, on_progress)
+    _drain(codes, watch)
 
 
 def _num_tokenizers(resources: Resources, num_units: int, gpus: int) -> int:
-    wanted = resources.num_tokenizers or gpus or cluster.num_cpus()
+    most = gpus or cluster.num_cpus()  # at SHARED_CORE each, half of the cores stay for decoding
+    wanted = min(resources.num_tokenizers or most, most)
     return max(1, min(wanted, math.ceil(num_units / resources.spans_per_file)))
 
 
@@ -96,7 +97,9 @@ def _map(
 def _blocks(table: pa.Table) -> Dataset:
     """Rows to a dataset of small blocks, neighbours together, so that the spans of a source meet in one
     worker."""
-    DataContext.get_current().enable_progress_bars = False
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.wait_for_min_actors_s = int(START_SECONDS)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     starts = range(0, table.num_rows, _units_per_block(table.num_rows))
     blocks = [table.slice(start, _units_per_block(table.num_rows)).combine_chunks() for start in starts]
@@ -107,9 +110,9 @@ def _units_per_block(num_units: int) -> int:
     return max(1, min(UNITS_PER_BLOCK, num_units // (4 * cluster.num_cpus())))
 
 
-def _drain(results: Dataset, on_progress: OnProgress) -> None:
+def _drain(results: Dataset, watch: Watch) -> None:
     for table in _results(results):
-        on_progress(table)
+        watch(table)
 
 
 def _results(dataset: Dataset) -> Iterator[pa.Table]:
@@ -120,6 +123,10 @@ def _results(dataset: Dataset) -> Iterator[pa.Table]:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ReelgptError):
             cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
+        if cause is not None:
+            raise cause from None
+        last_words = str(error).strip().splitlines()[-1]
+        raise ClusterError(
+            f"Ray's workers failed: {last_words}; what was done is kept: look at its logs, give fewer "
+            f"--spans-per-file or more memory, and repeat the command"
+        ) from error

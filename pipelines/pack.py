@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,14 +58,15 @@ class Tally:
     tokenize_seconds: float = 0.0
 
 
-def pack(out: str, recipe: Recipe, sources: pa.Table, spans: pa.Table | None) -> Manifest:
-    """Seals `out` from its span files; `spans` are the outcomes where those are not the rows themselves."""
-    tally, rows = _count(out, recipe)
+def pack(out: str, recipe: Recipe, units: Set[str], sources: pa.Table, spans: pa.Table | None) -> Manifest:
+    """Seals `out` from the rows of `units`; `spans` are the outcomes where those are not the rows
+    themselves."""
+    tally, rows = _count(out, recipe, units)
     spans = (rows if spans is None else spans).sort_by("span_id")
     fingerprint = shards.Fingerprint()
     fingerprint.add_spans(spans)
     entries = []
-    with _spilled(out, recipe, tally) as spilled:
+    with _spilled(out, recipe, units, tally) as spilled:
         for (bucket, number), table in spilled:
             fingerprint.add_clips(table, recipe.kind, bucket.split)
             entries.append(_write_shard(out, recipe, bucket, number, table))
@@ -84,13 +85,22 @@ def pack(out: str, recipe: Recipe, sources: pa.Table, spans: pa.Table | None) ->
         num_codes=recipe.num_codes,
         parents=recipe.parents,
     )
+    _delete_strangers(out, manifest)
     shards.seal(out, manifest)
     return manifest
 
 
-def _count(out: str, recipe: Recipe) -> tuple[Tally, pa.Table]:
+def _delete_strangers(out: str, manifest: Manifest) -> None:
+    """Removes shards of an earlier packing that was not sealed, as of other sources."""
+    known = {entry.path for entry in manifest.shards}
+    for file in storage.list_files(storage.join(out, "shards")):
+        if f"shards/{file.name}" not in known:
+            storage.delete(file.uri)
+
+
+def _count(out: str, recipe: Recipe, units: Set[str]) -> tuple[Tally, pa.Table]:
     tally, outcomes = Tally(), []
-    for table in records.tables(out):
+    for table in records.tables(out, units):
         for clip in (
             records.kept_clips(table, recipe.kind).select(["source_id", _shape_name(recipe.kind)]).to_pylist()
         ):
@@ -103,12 +113,12 @@ def _count(out: str, recipe: Recipe) -> tuple[Tally, pa.Table]:
 
 @contextlib.contextmanager
 def _spilled(
-    out: str, recipe: Recipe, tally: Tally
+    out: str, recipe: Recipe, units: Set[str], tally: Tally
 ) -> Iterator[Iterator[tuple[tuple[Bucket, int], pa.Table]]]:
     """Gives every shard's clips, one shard at a time, in the order of their hashes."""
     with tempfile.TemporaryDirectory(prefix="reelgpt-pack-") as scratch:
         sinks: dict[tuple[Bucket, int], pa.ipc.RecordBatchStreamWriter] = {}
-        for table in records.tables(out):
+        for table in records.tables(out, units):
             clips = records.kept_clips(table, recipe.kind)
             for shard, rows in _by_shard(clips, recipe, tally).items():
                 if shard not in sinks:
@@ -125,7 +135,7 @@ def _by_shard(clips: pa.Table, recipe: Recipe, tally: Tally) -> dict[tuple[Bucke
         clips.select(["clip_id", "source_id", _shape_name(recipe.kind)]).to_pylist()
     ):
         bucket = _bucket(clip, recipe)
-        num_shards = math.ceil(tally.clips[bucket] / recipe.pack.clips_per_shard)
+        num_shards = math.ceil(tally.clips[bucket] / _clips_per_shard(bucket, recipe))
         rows.setdefault((bucket, int(_order(clip["clip_id"])[:15], 16) % num_shards), []).append(index)
     return rows
 
@@ -144,6 +154,11 @@ def _order(clip_id: str) -> str:
 def _bucket(clip: dict[str, Any], recipe: Recipe) -> Bucket:
     split: Split = "validation" if clip["source_id"] in recipe.held_out else "train"
     return Bucket(split, tuple(clip[_shape_name(recipe.kind)]))
+
+
+def _clips_per_shard(bucket: Bucket, recipe: Recipe) -> int:
+    bytes_per_value = 2 if recipe.kind == "tokens" else 1
+    return max(1, recipe.pack.shard_bytes // (math.prod(bucket.shape) * bytes_per_value))
 
 
 def _shape_name(kind: Kind) -> str:
@@ -177,7 +192,8 @@ def _totals(kind: Kind, tally: Tally, sources: pa.Table, spans: pa.Table) -> dic
         "sources": sources.num_rows,
         "hours": sum(s or 0 for s in sources.column("duration_seconds").to_pylist()) / 3600,
         "spans": dict(sorted(Counter(row["outcome"] for row in rows).items())),
-        "failed": dict(sorted(Counter(row["error_class"] for row in rows if row["error_class"]).items())),
+        "failed": _count_errors(row for row in rows if row["outcome"] == "failed"),
+        "damaged": _count_errors(row for row in rows if row["outcome"] != "failed"),
         "failed_sources": len({row["source_id"] for row in rows if row["outcome"] == "failed"}),
         "rejected_clips": dict(sorted(rejected.items())),
         "clips": clips,
@@ -187,3 +203,7 @@ def _totals(kind: Kind, tally: Tally, sources: pa.Table, spans: pa.Table) -> dic
     if kind == "tokens":
         totals["codes"] = sum(math.prod(bucket.shape) * count for bucket, count in tally.clips.items())
     return totals
+
+
+def _count_errors(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    return dict(sorted(Counter(row["error_class"] for row in rows if row["error_class"]).items()))

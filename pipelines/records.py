@@ -6,20 +6,20 @@ missing.
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from infra import hashing, storage
 from infra.errors import ShardError
 from pipelines.shards import Kind, clip_schema, read_table, write_table
 
 FOLDER = "spans"
-TIMINGS = ("attempts", "decode_cpu_seconds", "tokenize_seconds")
-"""What two tries of one unit may disagree on."""
+CIRCUMSTANCES = ("attempts", "decode_cpu_seconds", "tokenize_seconds", "error")
+"""What two tries of one unit may disagree on; `error` tells how a child ended, which `error_class` sums
+up."""
 
 OUTCOME_FIELDS = [
     pa.field("span_id", pa.string(), nullable=False),
@@ -30,13 +30,16 @@ OUTCOME_FIELDS = [
     pa.field("outcome", pa.string(), nullable=False),
     pa.field("error_class", pa.string()),
     pa.field("error", pa.string()),
-    pa.field("warning", pa.string()),
     pa.field("decoder", pa.string()),
     pa.field("num_frames", pa.int64(), nullable=False),
     pa.field("num_clips", pa.int64(), nullable=False),
     pa.field("rejected", pa.map_(pa.string(), pa.int64())),
 ]
-"""What became of a span: `ok`, `filtered` (nothing kept, `rejected` counts the reasons) or `failed`."""
+"""What became of a span: `ok`, `filtered` (nothing kept, `rejected` counts the reasons) or `failed`.
+
+A span that is `ok` or `filtered` and has an `error_class` was damaged in part: what could be decoded is
+there.
+"""
 
 
 def record_schema(kind: Kind) -> pa.Schema:
@@ -65,25 +68,27 @@ def files(out: str) -> list[str]:
 
 def done_units(out: str) -> set[str]:
     """Ids of the units that have a row."""
-    return {unit for uri in files(out) for unit in _read(uri, ["unit_id"]).column("unit_id").to_pylist()}
+    return {unit for uri in files(out) for unit in read_table(uri, ["unit_id"]).column("unit_id").to_pylist()}
 
 
-def tables(out: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of `out`, file by file, each unit once. Raises ShardError where two rows of a unit
-    disagree."""
+def tables(out: str, units: Set[str]) -> Iterator[pa.Table]:
+    """The rows of `units`, file by file, each once. Raises ShardError where two rows of a unit disagree.
+
+    Rows of other units, such as those of a video that has changed since, are passed over.
+    """
     seen: dict[str, str] = {}
     for uri in files(out):
-        table = _read(uri, None)
+        table = read_table(uri)
         fresh = []
         for index, unit in enumerate(table.column("unit_id").to_pylist()):
-            content = _content(table.slice(index, 1))
-            fresh.append(unit not in seen)
-            if seen.setdefault(unit, content) != content:
+            content = _content(table.slice(index, 1)) if unit in units else ""
+            fresh.append(unit in units and unit not in seen)
+            if unit in units and seen.setdefault(unit, content) != content:
                 raise ShardError(
                     f"two tries of {unit} in {out} disagree; the build, device or library versions "
                     f"changed in between: delete {out} and make it anew"
                 )
-        yield table.filter(pa.array(fresh)).select(columns or table.column_names)
+        yield table.filter(pa.array(fresh, pa.bool_()))
 
 
 def kept_clips(table: pa.Table, kind: Kind) -> pa.Table:
@@ -102,16 +107,9 @@ def outcomes(table: pa.Table) -> pa.Table:
     return table.select([field.name for field in OUTCOME_FIELDS])
 
 
-def _read(uri: str, columns: list[str] | None) -> pa.Table:
-    if columns is None:
-        return read_table(uri)
-    with storage.open_input(uri) as file:
-        return pq.read_table(file, columns=columns)
-
-
 def _content(row: pa.Table) -> str:
     """Hash of all that two tries of a unit must agree on."""
-    fields: dict[str, Any] = row.drop_columns(list(TIMINGS)).to_pylist()[0]
+    fields: dict[str, Any] = row.drop_columns(list(CIRCUMSTANCES)).to_pylist()[0]
     clips = fields.pop("clips")
     payloads = [
         {name: hashing.sha256_bytes(v) if isinstance(v, bytes) else v for name, v in clip.items()}

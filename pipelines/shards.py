@@ -8,6 +8,7 @@
 Knows neither Ray nor a decoder: a training machine reads shard sets through this file alone.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import configs, hashing, storage
-from infra.errors import ShardError, StorageError, UsageError
+from infra.errors import ConfigError, ShardError, StorageError, UsageError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -114,17 +115,20 @@ class ShardSet:
         """Raises UsageError where nothing was ever written, ShardError where a set is not whole or too
         new."""
         uri = storage.absolute(uri)
-        try:
-            values = storage.read_json(storage.join(uri, MANIFEST))
-        except StorageError:
-            raise _not_a_shard_set(uri) from None
+        place = storage.join(uri, MANIFEST)
+        if not storage.exists(place):
+            raise _not_a_shard_set(uri)
+        values = _read_manifest(place)
         version = values.get("format_version")
         if version != FORMAT_VERSION:
             raise ShardError(
                 f"{uri} has shard format {version}, this build reads {FORMAT_VERSION}; "
                 f"update reelgpt or make it anew"
             )
-        return cls(uri, configs.from_dict(Manifest, values))
+        try:
+            return cls(uri, configs.from_dict(Manifest, values))
+        except ConfigError as error:
+            raise _damaged(place, error) from None
 
     def shards(self, split: Split) -> list[ShardEntry]:
         return [entry for entry in self.manifest.shards if entry.split == split]
@@ -133,8 +137,9 @@ class ShardSet:
         return sum(entry.rows for entry in self.shards(split))
 
     def read_row_group(self, entry: ShardEntry, index: int, columns: list[str] | None = None) -> pa.Table:
-        with storage.open_input(storage.join(self.uri, entry.path)) as file:
-            return pq.ParquetFile(file).read_row_group(index, columns=columns)
+        place = storage.join(self.uri, entry.path)
+        with _parquet(place) as file:
+            return file.read_row_group(index, columns=columns, use_threads=False)
 
     def tables(self, split: Split, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Every row group of a split, in the order of the manifest."""
@@ -171,9 +176,9 @@ def frames_of(table: pa.Table) -> list[np.ndarray]:
     return _arrays(table, "frames", np.dtype("u1"))
 
 
-def read_table(uri: str) -> pa.Table:
-    with storage.open_input(uri) as file:
-        return pq.read_table(file)
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    with _parquet(uri) as file:
+        return file.read(columns=columns, use_threads=False)
 
 
 def write_table(uri: str, table: pa.Table, *, rows_per_group: int = 65_536) -> tuple[int, str]:
@@ -181,7 +186,7 @@ def write_table(uri: str, table: pa.Table, *, rows_per_group: int = 65_536) -> t
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=rows_per_group, compression="zstd")
     data = memoryview(sink.getvalue())
-    storage.write(uri, bytes(data))
+    storage.write(uri, data)
     return len(data), hashing.sha256_bytes(data)
 
 
@@ -277,6 +282,36 @@ def _arrays(table: pa.Table, kind: Kind, dtype: np.dtype) -> list[np.ndarray]:
         np.frombuffer(data.as_buffer(), dtype).reshape(shape)
         for data, shape in zip(table.column(payload), shapes, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    """The file at `uri`, read in this thread alone: Arrow's own would still hold the Python stream at exit."""
+    try:
+        with storage.open_input(uri) as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(
+            f"{uri} is no whole Parquet file ({error}); in a sealed set `reelgpt verify` says what else is "
+            f"damaged, a span file may be deleted: repeating the command does its spans again"
+        ) from None
+
+
+def _read_manifest(place: str) -> dict[str, Any]:
+    try:
+        values = storage.read_json(place)
+    except StorageError as error:
+        raise _damaged(place, error) from None
+    if not isinstance(values, dict):
+        raise _damaged(place, "it holds no object")
+    return values
+
+
+def _damaged(place: str, problem: object) -> ShardError:
+    return ShardError(
+        f"{place} is damaged ({problem}); delete it and repeat the command that made the set: its span files "
+        f"are still there"
+    )
 
 
 def _not_a_shard_set(uri: str) -> Exception:

@@ -120,12 +120,12 @@ def row(record: Source | Span) -> dict[str, Any]:
 
 
 def _expand(video: str) -> list[FileInfo]:
-    if any(sign in video for sign in "*?["):
-        return storage.matching(video)
+    """A file, a folder, or a glob, in this order: names may hold brackets."""
     one = storage.describe(video)
     if one is not None:
         return [one]
-    return [file for file in storage.list_files(video) if _suffix(file.name) in MEDIA_SUFFIXES]
+    found = [file for file in storage.list_files(video) if _suffix(file.name) in MEDIA_SUFFIXES]
+    return found or (storage.matching(video) if any(sign in video for sign in "*?[") else [])
 
 
 def _suffix(name: str) -> str:

@@ -171,10 +171,9 @@ def _record(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
         "source": span.source,
         "start_seconds": span.start_seconds,
         "end_seconds": span.end_seconds,
-        "outcome": "failed" if error_class else "ok" if kept else "filtered",
+        "outcome": "ok" if kept else "failed" if error_class else "filtered",
         "error_class": error_class,
         "error": error,
-        "warning": _warning(span, decoded),
         "decoder": decoded.decoder,
         "num_frames": len(decoded.frames),
         "num_clips": kept,
@@ -206,23 +205,20 @@ def _clip_row(clip: Clip, config: ExtractConfig) -> dict[str, Any]:
 
 
 def _error(span: Span, decoded: Decoded) -> tuple[str | None, str | None]:
-    if decoded.error_class is None and not len(decoded.frames) and not _is_last_instant(span, decoded):
+    """The class and the sentence of what went wrong; with frames, only a part of the span was lost."""
+    promised, ends = decoded.duration_seconds, decoded.last_frame_seconds
+    if decoded.error_class is not None:
+        return decoded.error_class, decoded.error
+    if not len(decoded.frames):
+        if promised is not None and promised - span.start_seconds < ENDS_EARLY_SECONDS:
+            return None, None  # the last frame began before this span, and shows until the end
         return "truncated", f"no frame from {span.start_seconds:g} s on, though the container promises some"
-    return decoded.error_class, decoded.error
-
-
-def _is_last_instant(span: Span, decoded: Decoded) -> bool:
-    """The promised duration ends after the last frame begins: a span may start in between and be empty."""
-    return (
-        decoded.duration_seconds is not None
-        and decoded.duration_seconds - span.start_seconds < ENDS_EARLY_SECONDS
-    )
-
-
-def _warning(span: Span, decoded: Decoded) -> str | None:
-    promised = decoded.duration_seconds
-    if span.end_seconds is not None or promised is None or not len(decoded.frames) or is_still(decoded, span):
-        return None
-    if promised - decoded.last_frame_seconds < ENDS_EARLY_SECONDS:
-        return None
-    return f"cut off: ends at {decoded.last_frame_seconds:.1f} s of {promised:.1f} s"
+    is_last = span.end_seconds is None and not is_still(decoded, span)
+    if is_last and promised is not None and promised - ends >= ENDS_EARLY_SECONDS:
+        return "truncated", f"the video ends at {ends:.1f} s, its container promises {promised:.1f} s"
+    if decoded.num_damaged:
+        return (
+            "corrupt",
+            f"{decoded.num_damaged} packets or pictures are damaged; others may stand in for them",
+        )
+    return None, None

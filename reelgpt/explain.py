@@ -1,6 +1,7 @@
 """`reelgpt explain`: where one clip came from - source, time, scores, hashes - and its picture."""
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -48,17 +49,24 @@ class Explain:
 
 
 def _some_clips(shard_set: ShardSet) -> Outcome:
-    clips = [
+    manifest = shard_set.manifest
+    clips = (
         {"clip_id": row["clip_id"], "source": row["source"], "start_seconds": row["start_seconds"]}
         for split in ("train", "validation")
         for table in shard_set.tables(split, ["clip_id", "source", "start_seconds"])
         for row in table.to_pylist()
-    ]
+    )
+    listed = list(islice(clips, LISTED))
     text = Table("clip", "source", "start, s")
-    for clip in clips[:LISTED]:
+    for clip in listed:
         text.add_row(clip["clip_id"], clip["source"], f"{clip['start_seconds']:.2f}")
     return Outcome(
-        summary={"shards": shard_set.uri, "num_clips": len(clips), "clips": clips[:LISTED]}, text=text
+        summary={
+            "shards": shard_set.uri,
+            "num_clips": sum(entry.rows for entry in manifest.shards),
+            "clips": listed,
+        },
+        text=text,
     )
 
 

@@ -62,7 +62,7 @@ def _text(built: Built, out: str, over: bool, max_failed: float) -> RenderableTy
 
 
 def _rows(built: Built, totals: dict[str, Any]) -> list[tuple[str, str]]:
-    clips, failed = totals["clips"], totals["failed"]
+    clips, failed, damaged = totals["clips"], totals["failed"], totals["damaged"]
     rows = [
         ("sources", f"{totals['sources']:,} ({totals['hours'] * 3600:,.1f} s of video)"),
         ("done now", f"{built.done_now:,} of {built.units:,} units; {built.done_before:,} were done before"),
@@ -72,4 +72,5 @@ def _rows(built: Built, totals: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("codes", f"{totals['codes']:,}"))
     rows += [("rejected", f"{count:,} clips: {reason}") for reason, count in totals["rejected_clips"].items()]
     rows += [("failed", f"{count:,} spans: {name} ({ERROR_CLASSES[name]})") for name, count in failed.items()]
+    rows += [("damaged", f"{count:,} spans in part: {name}") for name, count in damaged.items()]
     return [*rows, ("fingerprint", built.manifest.fingerprint), ("seconds", f"{built.seconds:.1f}")]

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from infra import storage
 from infra.errors import ConfigError, UsageError
 from model.config import TokenizerConfig
+from pipelines import records
 from pipelines.build import FramesJob, TokenizerRef, VideoJob, build_from_frames, build_from_videos
 from pipelines.config import (
     DecodeLimits,
@@ -69,7 +70,7 @@ class Tokenize:
 
     def _frame_set(self) -> str | None:
         """The set of frames that was named, or None where videos were."""
-        sets = [uri for uri in self.inputs if storage.exists(storage.join(storage.absolute(uri), MANIFEST))]
+        sets = [uri for uri in self.inputs if _is_shard_set(storage.absolute(uri))]
         if not sets:
             return None
         if len(self.inputs) > 1:
@@ -92,6 +93,11 @@ class Tokenize:
             resources=self.resources,
             tokenizer=tokenizer,
         )
+
+
+def _is_shard_set(uri: str) -> bool:
+    """Sealed or not yet: of the latter the user is told so."""
+    return any(storage.exists(storage.join(uri, name)) for name in (MANIFEST, records.FOLDER))
 
 
 def _tokenizer(reference: str) -> TokenizerRef:

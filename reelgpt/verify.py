@@ -1,4 +1,4 @@
-"""`reelgpt verify`: is this shard set, checkpoint, run or bundle whole, byte by byte?"""
+"""`reelgpt verify`: is this shard set, checkpoint or bundle whole, byte by byte?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

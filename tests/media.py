@@ -1,5 +1,6 @@
 """Real media files to test on, made by the ffmpeg inside imageio-ffmpeg: good ones and bad ones."""
 
+import random
 import subprocess
 from pathlib import Path
 
@@ -37,3 +38,19 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     (folder / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     whole.unlink()
     return {"text.mp4": "not_media", "empty.mp4": "empty", "sound.mp4": "no_video", "cut.mp4": "truncated"}
+
+
+def make_damaged_files(folder: Path) -> dict[str, str]:
+    """Videos of which a part can be decoded: name to the error class that each must get beside its clips."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = make_video(
+        folder / "whole.mp4", seconds=6, options=("-c:v", "libx264", "-movflags", "+faststart")
+    )
+    (folder / "cut-behind-its-index.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    whole.unlink()
+    scratched = make_video(folder / "scratched.mpg", seconds=6, options=("-c:v", "mpeg2video", "-g", "10"))
+    data, scratch = bytearray(scratched.read_bytes()), random.Random(0)
+    for start in range(len(data) // 3, 2 * len(data) // 3, 1500):
+        data[start : start + 24] = scratch.randbytes(24)
+    scratched.write_bytes(data)
+    return {"cut-behind-its-index.mp4": "truncated", "scratched.mpg": "corrupt"}

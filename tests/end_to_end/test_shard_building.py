@@ -4,7 +4,7 @@ killed."""
 import json
 import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +16,7 @@ import pytest
 
 from pipelines import records, shards
 from pipelines.shards import ShardSet
-from tests.media import make_bad_files, make_still, make_video
+from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 SETTINGS = ("--sampling.span-seconds", "1", "--sampling.clip-frames", "4", "--sampling.stride-frames", "4")
@@ -57,15 +57,23 @@ def frames(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def tokens(videos: Path, tokenizer_bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards") / "tokens"
+    reelgpt("tokenize", str(videos), "--tokenizer", tokenizer_bundle, "--out", str(out), *SETTINGS)
+    return out
+
+
 def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
     folder, out = tmp_path / "videos", tmp_path / "frames"
-    expected = make_bad_files(folder)
+    expected, damaged = make_bad_files(folder), make_damaged_files(folder)
     make_video(folder / "good.mp4")
     make_still(folder / "still.png")
     summary = reelgpt("extract", str(folder), "--out", str(out), expect=OVER_BUDGET)
     spans = {row["source"]: row for row in ShardSet.open(str(out)).spans().to_pylist()}
     assert {name: spans[name]["error_class"] for name in expected} == expected
-    assert all(spans[name]["error"] for name in expected)
+    assert {name: spans[name]["error_class"] for name in damaged} == damaged
+    assert all(spans[name]["error"] for name in [*expected, *damaged])
     assert (spans["good.mp4"]["outcome"], spans["still.png"]["outcome"]) == ("ok", "ok")
     assert summary["totals"]["failed_sources"] == len(expected)
     allowed = reelgpt("extract", str(folder), "--out", str(out), "--max-failed", "0.7")
@@ -74,53 +82,67 @@ def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("name", ["extract", "tokenize"])
 def test_a_killed_run_repeated_does_only_what_is_missing_and_ends_the_same(
-    videos: Path, frames: Path, tmp_path: Path
+    name: str, videos: Path, frames: Path, tokens: Path, tokenizer_bundle: str, tmp_path: Path
 ) -> None:
-    out, kills = tmp_path / "frames", 0
-    args = ("extract", str(videos), "--out", str(out), *SETTINGS, "--spans-per-file", "1", "--num-cpus", "1")
+    undisturbed, options = (frames, ()) if name == "extract" else (tokens, ("--tokenizer", tokenizer_bundle))
+    out, finely = tmp_path / "out", ("--spans-per-file", "1", "--num-cpus", "1")
+    args = (name, str(videos), "--out", str(out), *SETTINGS, *options, *finely)
     rng = random.Random(os.environ.get("REELGPT_TEST_SEED", "1"))
-    rows_when_killed: list[int] = []
-    while kills < 2:
-        with subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-            wanted = rng.randint(1, 6) + (rows_when_killed[-1] if rows_when_killed else 0)
-            while len(list((out / records.FOLDER).glob("*.parquet"))) < wanted and run.poll() is None:
-                time.sleep(0.01)
-            os.kill(run.pid, signal.SIGKILL)
-        kills += 1
-        wait_until_quiet(out)
-        rows_when_killed.append(len(records.done_units(str(out))))
+    done = 0
+    for _ in range(2):
+        kill_after(rng.randint(1, 6) + done, out, *args)
+        done = len(records.done_units(str(out)))
     summary = reelgpt(*args)
-    assert summary["done_before"] == rows_when_killed[-1] >= 2
-    assert summary["done_now"] == summary["units"] - rows_when_killed[-1]
-    assert summary["fingerprint"] == ShardSet.open(str(frames)).manifest.fingerprint
-    assert sorted_rows(out) == sorted_rows(frames)
-    assert ShardSet.open(str(out)).spans() == ShardSet.open(str(frames)).spans()
+    assert summary["done_before"] == done >= 2
+    assert summary["done_now"] == summary["units"] - done
+    assert summary["fingerprint"] == ShardSet.open(str(undisturbed)).manifest.fingerprint
+    assert sorted_rows(out) == sorted_rows(undisturbed)
+    assert ShardSet.open(str(out)).spans() == ShardSet.open(str(undisturbed)).spans()
     assert shards.verify(str(out)) == []
 
 
-def wait_until_quiet(out: Path) -> None:
-    """Workers of a killed driver may still finish a row; they end within seconds."""
+def kill_after(num_files: int, out: Path, *args: str) -> None:
+    """Starts a command, kills it once there are so many span files, and waits for its workers to end."""
+    with subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while len(list((out / records.FOLDER).glob("*.parquet"))) < num_files and run.poll() is None:
+            time.sleep(0.01)
+        run.kill()
     before = -1
     while before != (before := len(list((out / records.FOLDER).glob("*")))):
         time.sleep(3)
 
 
-def test_codes_are_the_same_from_videos_and_from_their_frames(
-    videos: Path, frames: Path, tokenizer_bundle: str, tmp_path: Path
+@pytest.mark.faults
+def test_a_video_that_went_away_between_two_tries_is_in_nothing_that_is_sealed(
+    videos: Path, tmp_path: Path
 ) -> None:
-    from_frames = reelgpt(
-        "tokenize", str(frames), "--tokenizer", tokenizer_bundle, "--out", str(tmp_path / "a")
+    folder, out = tmp_path / "videos", tmp_path / "out"
+    shutil.copytree(videos, folder)
+    args = ("extract", str(folder), "--out", str(out), *SETTINGS)
+    kill_after(4, out, *args, "--spans-per-file", "1", "--num-cpus", "1")
+    (folder / "video-0.mp4").unlink()
+    reelgpt(*args)
+    reelgpt("extract", str(folder), "--out", str(tmp_path / "fresh"), *SETTINGS)
+    assert sorted_rows(out) == sorted_rows(tmp_path / "fresh")
+    assert (
+        ShardSet.open(str(out)).manifest.fingerprint
+        == ShardSet.open(str(tmp_path / "fresh")).manifest.fingerprint
     )
-    from_videos = reelgpt(
-        "tokenize", str(videos), "--tokenizer", tokenizer_bundle, "--out", str(tmp_path / "b"), *SETTINGS
-    )
-    assert from_frames["fingerprint"] == from_videos["fingerprint"]
+
+
+def test_codes_are_the_same_from_videos_and_from_their_frames(
+    frames: Path, tokens: Path, tokenizer_bundle: str, tmp_path: Path
+) -> None:
+    args = ("tokenize", str(frames), "--tokenizer", tokenizer_bundle, "--out", str(tmp_path / "tokens"))
+    from_frames, from_videos = reelgpt(*args), ShardSet.open(str(tokens)).manifest
+    assert from_frames["fingerprint"] == from_videos.fingerprint
     assert from_frames["totals"]["codes"] > 0
-    assert sorted_rows(tmp_path / "a") == sorted_rows(tmp_path / "b")
-    manifest = ShardSet.open(str(tmp_path / "a")).manifest
+    assert sorted_rows(tmp_path / "tokens") == sorted_rows(tokens)
+    manifest = ShardSet.open(str(tmp_path / "tokens")).manifest
     assert manifest.parents == (ShardSet.open(str(frames)).manifest.fingerprint,)
-    again = reelgpt("tokenize", str(frames), "--tokenizer", tokenizer_bundle, "--out", str(tmp_path / "a"))
+    again = reelgpt(*args)
     assert (again["done_now"], again["fingerprint"]) == (0, from_frames["fingerprint"])
 
 

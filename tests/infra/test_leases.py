@@ -53,6 +53,23 @@ def test_a_writer_of_another_machine_is_dead_once_its_heart_stopped(lease_uri: s
         pass
 
 
+def test_one_who_died_while_taking_over_is_taken_over_too(lease_uri: str) -> None:
+    Path(lease_uri).parent.mkdir()
+    for place, owner_id in ((lease_uri, "first"), (f"{lease_uri}.after-first", "second")):
+        owner = {"id": owner_id, "host": "elsewhere/1", "pid": 1, "started": "1"}
+        Path(place).write_text(json.dumps({"owner": owner, "heartbeat": 0.0}))
+    with Lease(lease_uri):
+        assert json.loads(Path(lease_uri).read_text())["owner"]["host"] != "elsewhere/1"
+    assert list(Path(lease_uri).parent.iterdir()) == []
+
+
+def test_a_lease_that_somebody_took_over_is_left_to_them(lease_uri: str) -> None:
+    with Lease(lease_uri):
+        theirs = {"id": "x", "host": "elsewhere/1", "pid": 1, "started": "1"}
+        Path(lease_uri).write_text(json.dumps({"owner": theirs, "heartbeat": 0.0}))
+    assert json.loads(Path(lease_uri).read_text())["owner"]["id"] == "x"
+
+
 def test_nothing_is_left_when_the_lease_ends(lease_uri: str) -> None:
     with Lease(lease_uri):
         assert Path(lease_uri).exists()

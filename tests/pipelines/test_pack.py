@@ -21,7 +21,7 @@ RECIPE = Recipe(
     recipe_id="recipe",
     config={},
     held_out=frozenset({"source-3"}),
-    pack=PackConfig(clips_per_shard=8, clips_per_row_group=3),
+    pack=PackConfig(shard_bytes=8 * 16, clips_per_row_group=3),
     num_codes=1000,
 )
 
@@ -72,6 +72,9 @@ def all_records() -> list[dict[str, Any]]:
     return [*rows, record("source-0", 3, outcome="failed")]
 
 
+UNITS = {row["unit_id"] for row in all_records()}
+
+
 def write(out: Path, rows: list[dict[str, Any]], *, rows_per_file: int) -> None:
     for start in range(0, len(rows), rows_per_file):
         chosen = rows[start : start + rows_per_file]
@@ -80,7 +83,7 @@ def write(out: Path, rows: list[dict[str, Any]], *, rows_per_file: int) -> None:
 
 def seal(out: Path) -> ShardSet:
     sources = pa.table({"source_id": SOURCES, "duration_seconds": pa.array([180.0] * 5)})
-    pack(str(out), RECIPE, sources, None)
+    pack(str(out), RECIPE, UNITS, sources, None)
     return ShardSet.open(str(out))
 
 
@@ -130,7 +133,28 @@ def test_two_rows_of_a_span_may_differ_in_their_timings_alone(tmp_path: Path, se
     contradiction["clips"][0]["codes"] = bytes(16)
     write(again, [contradiction], rows_per_file=1)
     with pytest.raises(ShardError, match="two tries of source-1/00000"):
-        list(records.tables(str(again)))
+        list(records.tables(str(again), UNITS))
+
+
+def test_rows_of_other_units_stay_outside_and_so_do_shards_of_an_earlier_packing(
+    tmp_path: Path, sealed: ShardSet
+) -> None:
+    other = tmp_path / "other"
+    write(other, [*all_records(), record("source-gone", 0)], rows_per_file=4)
+    storage.write(str(other / "shards" / "train-9x9x9-00000.parquet"), b"of other sources")
+    assert seal(other).manifest.fingerprint == sealed.manifest.fingerprint
+    assert shards.verify(str(other)) == []
+
+
+def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_remedy(sealed: ShardSet) -> None:
+    shard = storage.join(sealed.uri, sealed.manifest.shards[0].path)
+    storage.write(shard, storage.read_bytes(shard)[:-9])
+    with pytest.raises(ShardError, match="no whole Parquet file"):
+        sealed.find_clip("nobody")
+    for content in (b"[]", b"{", b'{"format_version": 1}'):
+        storage.write(storage.join(sealed.uri, shards.MANIFEST), content)
+        with pytest.raises(ShardError, match=r"manifest.json is damaged .* delete it and repeat"):
+            ShardSet.open(sealed.uri)
 
 
 def test_the_fingerprint_sees_a_code_an_outcome_and_the_split(tmp_path: Path, sealed: ShardSet) -> None:

@@ -1,0 +1,106 @@
+"""What one worker makes of its units: the same rows whoever does it, and a row for everything."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from infra.errors import ClusterError, StorageError
+from pipelines import decode, stages
+from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
+from pipelines.decode import Decoder
+from pipelines.spans import Source, cut_spans, list_videos, row
+from pipelines.stages import decode_spans, inspect_files
+from tests.media import make_bad_files, make_damaged_files, make_video
+
+CONFIG = ExtractConfig(sampling=SamplingConfig(size=32, clip_frames=4, stride_frames=4))
+
+
+@pytest.fixture(autouse=True)
+def _no_child_left() -> Iterator[None]:
+    yield
+    stages.decoder_of_this_process(CONFIG.limits).close()
+
+
+def records_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Source name to the record of its only span."""
+    files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(folder)])])
+    sources = [Source(**fields) for fields in inspect_files(files, CONFIG.limits).to_pylist()]
+    spans = [row(span) for source in sources for span in cut_spans(source, CONFIG.sampling.span_seconds)]
+    tables = list(decode_spans(pa.Table.from_pylist(spans), CONFIG))
+    return {table.column("source")[0].as_py(): table.to_pylist()[0] for table in tables}
+
+
+def test_every_file_has_one_row_with_clips_or_the_class_of_its_error(tmp_path: Path) -> None:
+    expected = make_bad_files(tmp_path)
+    make_video(tmp_path / "good.mp4")
+    rows = records_of(tmp_path)
+    assert rows.keys() == {*expected, "good.mp4"}
+    for name, error_class in expected.items():
+        assert (rows[name]["outcome"], rows[name]["error_class"]) == ("failed", error_class)
+        assert rows[name]["error"]
+        assert rows[name]["clips"] == []
+    good = rows["good.mp4"]
+    assert (good["outcome"], good["error_class"], good["num_clips"]) == ("ok", None, 6)
+
+
+def test_what_can_be_decoded_of_a_damaged_video_is_kept_and_the_damage_named(tmp_path: Path) -> None:
+    expected = make_damaged_files(tmp_path)
+    rows = records_of(tmp_path)
+    for name, error_class in expected.items():
+        assert (rows[name]["outcome"], rows[name]["error_class"]) == ("ok", error_class)
+        assert 3 <= rows[name]["num_clips"] <= 12
+        assert rows[name]["error"]
+
+
+def test_a_file_that_is_gone_is_an_error_of_storage_and_no_row(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "gone.mp4")
+    files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(video)])])
+    video.unlink()
+    with pytest.raises(StorageError, match="there is nothing at"):
+        inspect_files(files, CONFIG.limits)
+
+
+def test_a_child_that_cannot_start_is_an_error_of_the_machine_and_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = make_video(tmp_path / "good.mp4")
+    monkeypatch.setattr(decode.sys, "executable", "/bin/false")
+    with open(video, "rb") as file, pytest.raises(ClusterError, match="cannot start"):
+        Decoder(DecodeLimits()).probe(file)
+
+
+def test_a_machine_that_kills_every_child_is_at_fault_and_not_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = make_video(tmp_path / "good.mp4")
+    decoder = Decoder(DecodeLimits())
+    ready_child = decoder._ready_child
+
+    def killed_child() -> Any:
+        child = ready_child()
+        child._process.kill()
+        return child
+
+    monkeypatch.setattr(decoder, "_ready_child", killed_child)
+    with (
+        open(video, "rb") as file,
+        pytest.raises(ClusterError, match="something kills the decoding children"),
+    ):
+        decoder.probe(file)
+
+
+def test_remote_sources_are_decoded_from_one_copy(tmp_path: Path) -> None:
+    import fsspec
+
+    local = make_video(tmp_path / "a.mp4")
+    fsspec.filesystem("memory").pipe_file("/remote/a.mp4", local.read_bytes())
+    with stages.opened_locally("memory://remote/a.mp4") as first:
+        assert first.read() == local.read_bytes()
+    fsspec.filesystem("memory").rm("/remote/a.mp4")
+    with stages.opened_locally("memory://remote/a.mp4") as again:
+        assert again.read() == local.read_bytes()
+    decode.REMOTE_COPY.close()
