@@ -233,7 +233,7 @@ class _HangingError(Exception):
 
 @contextlib.contextmanager
 def opened_locally(uri: str) -> Iterator[IO[bytes]]:
-    """A source as an open local file: itself where it is local, else a copy that serves until the next one."""
+    """A source as an open local file: itself where it is local, else a copy kept until the next one."""
     if storage.is_local(uri):
         with storage.open_input(uri) as file:
             yield file

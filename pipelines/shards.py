@@ -286,7 +286,7 @@ def _arrays(table: pa.Table, kind: Kind, dtype: np.dtype) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def _parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """The file at `uri`, read in this thread alone: Arrow's own would still hold the Python stream at exit."""
+    """The file at `uri`, read in this thread: at exit, Arrow's own threads would still hold the stream."""
     try:
         with storage.open_input(uri) as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
             yield file

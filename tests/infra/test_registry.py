@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import registry, tracking
+from infra import registry, registry_listing
 from infra.errors import RegistryError, UsageError
+from infra.mlflow_store import connect
 from infra.model_version import ModelVersion, fields_of, parse_ref
 from infra.tracking import ShardSetInput, Tracker
 
@@ -115,6 +116,14 @@ def test_names_and_aliases_that_mlflow_would_mangle_are_refused(tmp_path: Path) 
         registry.register(str(tmp_path), name="gpt", alias="latest")
 
 
+def test_a_registry_that_does_not_exist_yet_has_no_versions_and_is_not_made_by_asking(tmp_path: Path) -> None:
+    assert registry_listing.list_versions() == []
+    assert registry_listing.search("val_loss < 3") == []
+    with pytest.raises(RegistryError, match="has no model 'gpt'; its models: none yet"):
+        registry.resolve("models:/gpt@champion")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_database")
 def test_a_registered_bundle_comes_back_whole_with_its_lineage(tmp_path: Path) -> None:
@@ -125,12 +134,18 @@ def test_a_registered_bundle_comes_back_whole_with_its_lineage(tmp_path: Path) -
         metrics={"val_loss": 2.5, "psnr": 20.5},
     )  # fmt: skip
 
-    version = registry.show("models:/whole@champion")
+    version = registry_listing.show("models:/whole@champion")
     assert (version.version, version.run_id, version.kind) == (number, run_id, "gpt")
     assert version.tasks == ("continue", "generate")
     assert version.lineage == LINEAGE
     assert version.metrics == {"val_loss": 2.5, "loss": 3.0, "psnr": 20.5}
-    assert version.tags == {"owner": "ann"}
+    assert version.tags == {
+        "owner": "ann",
+        "task": "continue,generate",
+        "recipe": "gpt_tiny",
+        "shard_set.fingerprint": "5" * 64,
+        "tokenizer.fingerprint": "7" * 64,
+    }
     for ref in ("models:/whole@champion", f"models:/whole/{number}", "models:/whole", "models:/whole@latest"):
         assert files_below(registry.resolve(ref)) == files_below(bundle)
 
@@ -149,9 +164,47 @@ def test_registering_twice_gives_one_version_and_undoes_no_promotion(tmp_path: P
     assert registry.register(second, name="twice", run_id=run_id) == 2
     registry.promote("twice/2", "newest")
     assert registry.register(first, name="twice", run_id=run_id, alias="newest") == 1
-    assert registry.show("twice@newest").version == 2
-    history = tracking.connect().get_metric_history(run_id, "val_loss")
+    assert registry_listing.show("twice@newest").version == 2
+    history = connect().get_metric_history(run_id, "val_loss")
     assert [metric.step for metric in history] == [10, 20]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_database")
+def test_a_repeated_call_moves_the_alias_that_a_kill_left_on_the_version_before(tmp_path: Path) -> None:
+    run_id = finished_run(2.5)
+    first, second = make_bundle(tmp_path / "1", "e" * 64), make_bundle(tmp_path / "2", "f" * 64)
+    registry.register(first, name="moved", run_id=run_id, alias="candidate")
+    registry.register(second, name="moved", run_id=run_id)  # as far as a killed call comes
+    assert registry_listing.show("moved@candidate").version == 1
+    registry.register(second, name="moved", run_id=run_id, alias="candidate")
+    assert registry_listing.show("moved@candidate").version == 2
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.usefixtures("_database")
+@pytest.mark.parametrize("last_deed", ["_as_local_folder", "_make_output", "_create_version"])
+def test_a_repeated_call_goes_on_with_the_logged_model_that_a_stopped_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_deed: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run_id = finished_run(2.5)
+    bundle = make_bundle(tmp_path / "model", "9" * 64)
+    name = f"stopped{last_deed}"
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, last_deed, stop)
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(bundle, name=name, run_id=run_id, metrics={"val_loss": 2.5})
+
+    assert registry.register(bundle, name=name, run_id=run_id, metrics={"val_loss": 2.5}) == 1
+    run = connect().get_run(run_id)
+    logged = connect().search_logged_models([run.info.experiment_id], f"name = '{name}'")
+    assert [model.status for model in logged] == ["READY"]
+    assert [output.model_id for output in run.outputs.model_outputs] == [logged[0].model_id]
+    assert files_below(registry.resolve(name)) == files_below(bundle)
 
 
 @pytest.mark.slow
@@ -165,15 +218,17 @@ def test_a_search_joins_versions_with_metrics_params_and_aliases(tmp_path: Path)
     registry.promote("searched/3", "champion")
 
     def found(query: str) -> list[int]:
-        return [version.version for version in registry.search(f"name = 'searched' and ({query})")]
+        return [version.version for version in registry_listing.search(f"name = 'searched' and ({query})")]
 
     assert found("val_loss < 3.2 and task = 'continue'") == [2, 1]
     assert found("val_loss < 2.5 and task = 'continue' or alias = 'champion'") == [3, 1]
     assert found("not (val_loss >= 3) and steps = 20 and model.num_heads > 3") == [1]
     assert found("created > '2020-01-01' and version != 2 and kind = 'gpt'") == [3, 1]
     assert found("created < '2020-01-01'") == []
+    assert found(f"recipe = 'gpt_tiny' and shard_set.fingerprint = '{'5' * 64}' and version < 3") == [2, 1]
+    assert found("tokenizer.fingerprint like '8%'") == []
     with pytest.raises(UsageError, match="no model version has 'val_los'"):
-        registry.search("val_los < 3")
+        registry_listing.search("val_los < 3")
 
 
 @pytest.mark.slow
@@ -202,8 +257,8 @@ def test_a_server_keeps_runs_and_bundles_and_gives_them_back(
         number = registry.register(
             bundle, name="served", run_id=run_id, alias="champion", metrics={"val_loss": 2.5}
         )
-        assert registry.show("served@champion").version == number
-        assert [version.version for version in registry.search("val_loss < 3")] == [number]
+        assert registry_listing.show("served@champion").version == number
+        assert [version.version for version in registry_listing.search("val_loss < 3")] == [number]
         fetched = registry.resolve("models:/served@champion")
         assert fetched.startswith(str(tmp_path / "cache"))
         assert files_below(fetched) == files_below(bundle)

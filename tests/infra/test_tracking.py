@@ -8,6 +8,7 @@ import pytest
 
 from infra import tracking
 from infra.errors import RegistryError
+from infra.mlflow_store import connect, experiment_id
 from infra.tracking import ShardSetInput, Tracker
 
 SHARDS = ShardSetInput(uri="/data/tokens", fingerprint="0123456789abcdef" * 4)
@@ -48,20 +49,8 @@ def start(run_id: str | None = None, **config: object) -> Tracker:
 
 
 def steps(tracker: Tracker, key: str) -> list[int]:
-    history = tracking.connect().get_metric_history(tracker.run_id, key)
+    history = connect().get_metric_history(tracker.run_id, key)
     return [metric.step for metric in history]
-
-
-def test_the_database_of_the_working_directory_is_named_absolutely(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/other.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
-    assert tracking.tracking_uri() == "http://tracking:5000"
 
 
 def test_nested_settings_become_params_with_dots() -> None:
@@ -71,26 +60,11 @@ def test_nested_settings_become_params_with_dots() -> None:
     }  # fmt: skip
 
 
-def test_a_server_that_is_away_is_named_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(RegistryError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
-        tracking.connect()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
-    with pytest.raises(RegistryError, match=r"http://ann:\*\*\*@127\.0\.0\.1:9"):
-        tracking.connect()
-
-
-def test_a_database_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/mlflow.db")
-    with pytest.raises(RegistryError, match="cannot be made"):
-        tracking.connect()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("_database")
 def test_a_run_holds_what_went_into_it() -> None:
     tracker = start(steps=9, model={"num_heads": 4})
-    run = tracking.connect().get_run(tracker.run_id)
+    run = connect().get_run(tracker.run_id)
     assert run.info.status == "RUNNING"
     assert run.data.params == {"steps": "9", "model.num_heads": "4"}
     assert run.data.tags["reelgpt.recipe"] == "gpt_tiny"
@@ -103,9 +77,9 @@ def test_a_run_holds_what_went_into_it() -> None:
     assert run.info.artifact_uri.startswith(
         str(Path(tracking.tracking_uri().removeprefix("sqlite:///")).parent)
     )
-    assert [file.path for file in tracking.connect().list_artifacts(tracker.run_id)] == ["config.json"]
+    assert [file.path for file in connect().list_artifacts(tracker.run_id)] == ["config.json"]
     tracker.finish("FINISHED")
-    assert tracking.connect().get_run(tracker.run_id).info.status == "FINISHED"
+    assert connect().get_run(tracker.run_id).info.status == "FINISHED"
 
 
 @pytest.mark.slow
@@ -122,7 +96,7 @@ def test_a_killed_run_goes_on_as_the_same_run_with_each_step_once() -> None:
     assert killed.returncode == -signal.SIGKILL
     run_id = killed.stdout.strip()
     assert killed.stderr == ""
-    client = tracking.connect()
+    client = connect()
     assert client.get_run(run_id).info.status == "RUNNING"
 
     tracker = start(run_id, steps=12, seed=7)
@@ -146,10 +120,10 @@ def test_a_killed_run_goes_on_as_the_same_run_with_each_step_once() -> None:
 def test_a_status_left_false_is_mended() -> None:
     tracker = start()
     tracking.mend_status(tracker.run_id, "FINISHED")
-    run = tracking.connect().get_run(tracker.run_id)
+    run = connect().get_run(tracker.run_id)
     assert run.info.status == "FINISHED"
     tracking.mend_status(tracker.run_id, "FINISHED")
-    assert tracking.connect().get_run(tracker.run_id).info.end_time == run.info.end_time
+    assert connect().get_run(tracker.run_id).info.end_time == run.info.end_time
 
 
 @pytest.mark.slow
@@ -163,7 +137,7 @@ def test_a_picture_is_shown_once_at_its_step(tmp_path: Path) -> None:
     resumed = start(tracker.run_id)
     resumed.log_picture("samples/continue", 10, tmp_path / "picture.png")
     resumed.log_picture("samples/continue", 20, tmp_path / "picture.png")
-    files = [file.path for file in tracking.connect().list_artifacts(tracker.run_id, "images")]
+    files = [file.path for file in connect().list_artifacts(tracker.run_id, "images")]
     assert len([file for file in files if "+step+10+" in file and file.endswith(".png")]) == 1
     assert len([file for file in files if "+step+20+" in file and file.endswith(".png")]) == 1
 
@@ -190,6 +164,6 @@ def test_processes_that_start_at_once_share_a_new_database(
     answers = [process.communicate() for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], answers
     assert [stderr for _, stderr in answers] == ["", "", ""]
-    client = tracking.connect()
-    runs = client.search_runs([tracking.experiment_id(client)])
+    client = connect()
+    runs = client.search_runs([experiment_id(client)])
     assert {run.info.run_id for run in runs} == {stdout.strip() for stdout, _ in answers}

@@ -7,7 +7,7 @@ import pytest
 
 from infra import storage
 from infra.errors import BundleError, UsageError
-from model.bundle import read_bundle
+from model.bundle import load_gpt, read_bundle, save_bundle
 from pipelines.decode import read_frames
 from reelgpt.generate import Continuation, Generate, clip_shape, continue_clip, decibels_by_frame
 from tests.reelgpt.conftest import FPS, SIZE, moving_square
@@ -83,6 +83,24 @@ def test_repeating_generate_does_nothing_and_another_seed_makes_another_video(
     assert not Generate(model=gpt_bundle, input=video, out="next.mp4", seed=1).run().summary["done_before"]
 
 
+def test_a_video_is_sampled_at_the_rate_that_the_model_was_trained_on(
+    gpt_bundle: str, video: str, tmp_path: Path
+) -> None:
+    gpt, vocabulary, _ = load_gpt(gpt_bundle)
+    slow = save_bundle(
+        str(tmp_path / "slow"), gpt, lineage={"shard_set": {"sampling": {"fps": 4.0}}}, card="a slow one",
+        vocabulary=vocabulary, tasks=["continue"], tokenizer_bundle=storage.join(gpt_bundle, "tokenizer"),
+    )  # fmt: skip
+
+    def fps(model: str, **options: float) -> float:
+        made = Generate(model=model, input=video, out="next.mp4", **options).run()  # type: ignore[arg-type]
+        return float(made.summary["fps"])
+
+    assert fps(slow.uri) == 4.0
+    assert fps(slow.uri, fps=5.0) == 5.0
+    assert fps(gpt_bundle) == 8.0
+
+
 def test_generate_does_not_replace_what_it_did_not_make(gpt_bundle: str, video: str) -> None:
     Path("mine.mp4").write_bytes(b"holiday")
     with pytest.raises(UsageError, match="give another --out"):
@@ -97,7 +115,9 @@ def test_generate_does_not_replace_what_it_did_not_make(gpt_bundle: str, video: 
         ({"out": "next.gif"}, "must end in .mp4"),
         ({"fps": 0.0}, "must be above 0"),
         ({"input": "gone.mp4"}, "no file at gone.mp4"),
+        ({"input": "."}, "no file at"),
         ({"given_frames": 6}, "1 to 5"),
+        ({"given_frames": 0}, "1 to 5"),
         ({"start_seconds": 1.5}, "give a longer video or an earlier start"),
     ],
 )

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 import tyro
 
-from infra.errors import BundleError, ShardError, Stopped, UsageError
+from infra.errors import BundleError, RegistryError, ShardError, Stopped, UsageError
 from reelgpt import main as front_door
 from reelgpt.command import Outcome
 
@@ -23,6 +24,7 @@ REFUSALS = [
     ["verify", "no-such-folder"],
     ["generate", "no-such-bundle", "--input", "a.mp4", "--out", "b.mp4"],
     ["generate", "bundle", "--input", "a.mp4", "--out", "b.mp4", "--seed", "many"],
+    ["generate", "bundle", "--task", "paint", "--input", "a.mp4", "--out", "b.mp4"],
     ["report", "--out", "report.html"],
     ["demo", "--videos", "no-such-folder"],
     ["demo", "--gpt-steps", "0"],
@@ -70,6 +72,41 @@ def test_a_refusal_is_one_sentence_and_imports_nothing_heavy(args: list[str]) ->
     assert not heavy
 
 
+@pytest.mark.parametrize(
+    "args",
+    [["models", "show", "nothing"], ["generate", "models:/nothing@best", "--input", "a", "--out", "b.mp4"]],
+)
+def test_a_registry_that_does_not_exist_yet_refuses_at_once_and_is_not_made(args: list[str]) -> None:
+    code, out, errors, heavy = run_apart(args)
+    assert (code, out) == (RegistryError.exit_code, "")
+    assert "has no model 'nothing'; its models: none yet" in errors
+    assert not heavy
+    assert not Path("mlflow.db").exists()
+
+
+@pytest.mark.parametrize("action", [["list"], ["search", "val_loss < 3"]])
+def test_a_registry_that_does_not_exist_yet_lists_nothing_at_once_and_is_not_made(action: list[str]) -> None:
+    code, out, errors, heavy = run_apart(["models", *action])
+    assert (code, errors) == (0, "")
+    assert out.startswith("no model version")
+    assert not heavy
+    assert not Path("mlflow.db").exists()
+
+
+def test_a_model_or_an_input_that_generate_cannot_use_is_refused_before_torch_is_imported(
+    gpt_bundle: str, tokenizer_bundle: str
+) -> None:
+    Path("notes.mp4").write_text("no video")
+    for model, media in (
+        (gpt_bundle, "notes.mp4"),
+        (gpt_bundle, "gone.mp4"),
+        (tokenizer_bundle, "notes.mp4"),
+    ):
+        code, out, errors, heavy = run_apart(["generate", model, "--input", media, "--out", "next.mp4"])
+        assert (code, out, len(errors.splitlines())) == (UsageError.exit_code, "", 1)
+        assert not heavy
+
+
 @dataclass(frozen=True, kw_only=True)
 class Echo:
     """Says what it was given.
@@ -106,6 +143,12 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_happens_in_a_command_becomes_the_exit_code(args: list[str], code: int) -> None:
     assert front_door.main(["echo", *args]) == code
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_command_that_has_nothing_to_say_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert front_door.main(["echo", ""]) == 0
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.usefixtures("echo")

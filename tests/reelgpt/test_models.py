@@ -5,10 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.table import Table
 
+from infra.model_version import ModelVersion
 from infra.tracking import ShardSetInput, Tracker
 from pipelines import shards
 from reelgpt import main
+from reelgpt.models import _listing
 
 Cli = Callable[..., tuple[int, Any]]
 
@@ -136,6 +139,28 @@ def test_an_exported_bundle_is_the_registered_one_and_is_copied_once(
     exit_code, said = cli("export", "exported", "--out", out)
     assert exit_code == 2
     assert "holds something else (mine.txt)" in said["error"]
+
+
+def test_a_row_shows_how_good_a_model_is_before_anything_else() -> None:
+    names = (
+        "epoch",
+        "grad_norm",
+        "loss",
+        "val_bits",
+        "val_psnr",
+        "val_loss_unigram",
+        "val_loss",
+        "val_loss_bigram",
+    )
+    version = ModelVersion(
+        name="gpt", version=1, aliases=(), run_id=None, created="2026-03-01T00:00:00+00:00", kind="gpt",
+        fingerprint=None, tasks=(), tags={}, params={}, metrics=dict.fromkeys(names, 1.0), lineage={},
+        source="",
+    )  # fmt: skip
+    table = _listing([version], "nothing").text
+    assert isinstance(table, Table)
+    (shown,) = table.columns[-1].cells
+    assert shown == "val_loss 1\nval_loss_bigram 1\nval_loss_unigram 1\nval_psnr 1"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from infra.errors import UsageError
 from pipelines.shards import ShardSet
+from reelgpt import report_sections
 from reelgpt.generate import Generate
 from reelgpt.report import Report, mlflow_line
 from reelgpt.report_sections import describe_data
@@ -98,6 +99,14 @@ def test_a_server_of_mlflow_is_opened_where_it_is(monkeypatch: pytest.MonkeyPatc
     assert mlflow_line() == "open http://tracking.example:5000"
 
 
+@pytest.mark.parametrize("scheme", ["https", "postgresql"])
+def test_the_page_tells_no_password(scheme: str, frame_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://ann:hidden-word@tracking.example/db")
+    Report(out="report.html", frames=frame_set).run()
+    assert "tracking.example" in Path("report.html").read_text()
+    assert "hidden-word" not in Path("report.html").read_text()
+
+
 def test_every_span_that_failed_and_every_filter_that_rejected_has_a_row(frame_set: str) -> None:
     facts = describe_data(ShardSet.open(frame_set))
     assert [row["class"] for row in facts["rejects"]] == ["truncated"]
@@ -106,6 +115,17 @@ def test_every_span_that_failed_and_every_filter_that_rejected_has_a_row(frame_s
         "held-out.mp4": 1,
         "<i>broken</i>.mp4": 0,
     }
+
+
+def test_a_table_that_is_cut_says_how_many_rows_are_left_out(
+    frame_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Report(out="whole.html", frames=frame_set).run()
+    assert "not listed" not in Path("whole.html").read_text()
+    monkeypatch.setattr(report_sections, "MOST_ROWS", 1)
+    Report(out="cut.html", frames=frame_set).run()
+    assert "2 more are not listed here" in Path("cut.html").read_text()
+    assert "walk.mp4, and 2 more" in Path("cut.html").read_text()
 
 
 def test_a_report_of_frames_alone_is_a_page_too(frame_set: str) -> None:

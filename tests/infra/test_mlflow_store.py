@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from infra import mlflow_store
+from infra.errors import RegistryError
+
+
+def test_the_database_of_the_working_directory_is_named_absolutely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert mlflow_store.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert mlflow_store.tracking_uri() == f"sqlite:///{tmp_path}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert mlflow_store.tracking_uri() == "http://tracking:5000"
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("https://ann:secret@host:5000/a", "https://ann:***@host:5000/a"),
+        ("postgresql://ann:p@ss/word@host/db", "postgresql://ann:***@host/db"),
+        ("https://host:5000", "https://host:5000"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_a_store_is_named_without_its_password(uri: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert mlflow_store.store_name() == name
+
+
+def test_only_a_registry_in_a_file_can_be_known_to_be_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not mlflow_store.registry_exists()
+    (tmp_path / "mlflow.db").touch()
+    assert mlflow_store.registry_exists()
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/elsewhere.db")
+    assert not mlflow_store.registry_exists()
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "https://host")
+    assert mlflow_store.registry_exists()
+
+
+def test_a_server_that_is_away_is_named_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(RegistryError, match=r"no MLflow server answers at http://127\.0\.0\.1:9"):
+        mlflow_store.connect()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
+    with pytest.raises(RegistryError, match=r"http://ann:\*\*\*@127\.0\.0\.1:9"):
+        mlflow_store.connect()
+
+
+def test_a_database_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/mlflow.db")
+    with pytest.raises(RegistryError, match="cannot be made"):
+        mlflow_store.connect()
