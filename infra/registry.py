@@ -1,42 +1,32 @@
-"""The one door to MLflow model versions: which models there are, and where each came from.
+"""Bundles into the registry and out of it: register, promote, resolve.
 
 A version's files are a bundle, kept by MLflow as a logged model of the run that made it; its lineage, kind
-and fingerprint are tags. The registry holds metadata alone: it reads the records of a bundle (`bundle.json`,
-`lineage.json`), never weights, and knows nothing of shards. Runs are `infra.tracking`'s matter.
+and fingerprint are tags. The registry knows nothing of weights or shards. Which versions there are is
+`infra.registry_listing`'s matter, runs are `infra.tracking`'s.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from infra import storage
+from infra import storage, version_tags
 from infra.errors import RegistryError, UsageError
-from infra.model_version import LATEST, ModelVersion, fields_of, parse_ref
-from infra.registry_query import parse_query
-from infra.tracking import connect, experiment_id, explained, store_name, tracking_uri
+from infra.mlflow_store import connect, experiment_id, explained, tracking_uri
+from infra.model_version import LATEST, ModelVersion
+from infra.registry_listing import show
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
-    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
-
-KIND_TAG = "reelgpt.kind"
-FINGERPRINT_TAG = "reelgpt.fingerprint"
-TASKS_TAG = "reelgpt.tasks"
-LINEAGE_TAG = "reelgpt.lineage"
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
-IDS_A_QUERY = 100
-VERSIONS_A_PAGE = 1000
 
 
 def register(
@@ -50,70 +40,28 @@ def register(
 ) -> int:
     """Makes the bundle at `bundle_uri` a version of the model `name` and returns its number.
 
-    The same bundle of the same run is registered once: a repeated call returns the same version. The alias is
-    set with a new version, and on a repeated call only where nothing has it, so that it undoes no promotion.
+    The same bundle of the same run is registered once: a repeated call returns the same version, and finishes
+    what a kill left undone. The alias goes to the version while it is the model's newest; later on only where
+    nothing has it, so that a repeated call undoes no promotion of a newer one.
     """
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot name a model; letters, digits and . _ - can")
     if alias is not None:
         _require_alias(alias)
+    if metrics and run_id is None:
+        raise UsageError("metrics belong to a run; give its run_id, or register without metrics")
+    bundle = version_tags.read_tags(bundle_uri)
     client = connect()
-    bundle = _read_records(bundle_uri)
     with explained(f"a version of {name}"):
-        version = _find_registered(client, name, run_id, bundle[FINGERPRINT_TAG])
-        is_new = version is None
+        version = _find_registered(client, name, run_id, bundle[version_tags.FINGERPRINT])
         if version is None:
             model = _log_bundle(client, bundle_uri, name, run_id, bundle)
-            _log_model_metrics(client, model, run_id, metrics or {})
+            if run_id is not None:
+                _log_model_metrics(client, model, run_id, metrics or {})
             version = _create_version(client, model, name, run_id, {**bundle, **(tags or {})})
-        if alias and (is_new or alias not in client.get_registered_model(name).aliases):
+        if alias and (_is_newest(client, name, version) or not _has_alias(client, name, alias)):
             client.set_registered_model_alias(name, alias, str(version))
     return version
-
-
-def list_versions(name: str | None = None) -> list[ModelVersion]:
-    """All versions, newest first, or those of one model; joined with aliases, metrics and runs."""
-    client = connect()
-    with explained("a listing of the model versions"):
-        aliases = _aliases(client)
-        if name is not None and name not in aliases:
-            raise _no_such_model(name, aliases)
-        found = [version for version in _all_versions(client) if name in (None, version.name)]
-        runs = _runs(client, {version.run_id for version in found if version.run_id})
-        metrics = _logged_metrics(client, runs.values())
-    versions = [_join(version, aliases, metrics, runs) for version in found]
-    return sorted(versions, key=lambda version: (version.created, version.version), reverse=True)
-
-
-def search(query: str) -> list[ModelVersion]:
-    """The versions that `query` (see `infra.registry_query`) holds for, newest first."""
-    condition = parse_query(query)
-    versions = list_versions()
-    fields = [fields_of(version) for version in versions]
-    known = set().union(*fields) if fields else set()
-    for name in condition.names():
-        if versions and name not in known:
-            raise UsageError(f"no model version has {name!r}; there are {', '.join(sorted(known))}")
-    return [version for version, values in zip(versions, fields, strict=True) if condition.matches(values)]
-
-
-def show(ref: str) -> ModelVersion:
-    """The version that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names.
-
-    The newest is `models:/NAME@latest` or `models:/NAME`; `models:/` may be left out. Raises RegistryError
-    that says which there are.
-    """
-    name, number, alias = parse_ref(ref)
-    versions = list_versions(name)
-    if number is not None:
-        chosen = [version for version in versions if version.version == number]
-    elif alias not in (None, LATEST):
-        chosen = [version for version in versions if alias in version.aliases]
-    else:
-        chosen = versions
-    if not chosen:
-        raise _no_such_version(ref, versions)
-    return max(chosen, key=lambda version: version.version)
 
 
 def promote(ref: str, alias: str) -> ModelVersion:
@@ -149,61 +97,75 @@ def _require_alias(alias: str) -> None:
         )
 
 
-def _read_records(bundle_uri: str) -> dict[str, str]:
-    """What a bundle says of itself, as tags."""
-    record = storage.join(bundle_uri, "bundle.json")
-    if not storage.exists(record):
-        raise RegistryError(f"{bundle_uri} is no bundle: it has no bundle.json; give a run's model/ folder")
-    bundle = storage.read_json(record)
-    lineage = storage.read_json(storage.join(bundle_uri, "lineage.json"))
-    try:
-        return {
-            KIND_TAG: bundle["kind"],
-            FINGERPRINT_TAG: bundle["fingerprint"],
-            TASKS_TAG: ",".join(bundle.get("tasks") or ()),
-            LINEAGE_TAG: json.dumps(lineage),
-        }
-    except (KeyError, TypeError) as error:
-        raise RegistryError(f"{record} lacks {error}; save the bundle again") from None
-
-
 def _find_registered(client: "MlflowClient", name: str, run_id: str | None, fingerprint: str) -> int | None:
-    same = client.search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'")
-    return next((int(version.version) for version in same if version.run_id == run_id), None)
+    same = client.search_model_versions(
+        f"name = '{name}' and tags.`{version_tags.FINGERPRINT}` = '{fingerprint}'"
+    )
+    return next((int(version.version) for version in same if (version.run_id or None) == run_id), None)
+
+
+def _is_newest(client: "MlflowClient", name: str, version: int) -> bool:
+    newest = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"], max_results=1)
+    return int(newest[0].version) == version
+
+
+def _has_alias(client: "MlflowClient", name: str, alias: str) -> bool:
+    return alias in client.get_registered_model(name).aliases
 
 
 def _log_bundle(
     client: "MlflowClient", bundle_uri: str, name: str, run_id: str | None, bundle: Mapping[str, str]
 ) -> "LoggedModel":
-    """Keeps the bundle as a logged model, an output of its run; no pickle is written."""
-    from mlflow.entities import LoggedModelOutput
+    """Keeps the bundle as a logged model, an output of its run; one that a kill left behind is gone on with.
 
+    No pickle is written.
+    """
     run = client.get_run(run_id) if run_id else None
-    model = client.create_logged_model(
-        run.info.experiment_id if run else experiment_id(client),
-        name=name,
-        source_run_id=run_id,
-        tags={key: value for key, value in bundle.items() if key != LINEAGE_TAG},
-        model_type=bundle[KIND_TAG],
-    )
+    experiment = run.info.experiment_id if run else experiment_id(client)
+    model = _find_logged(client, experiment, name, run_id, bundle[version_tags.FINGERPRINT])
+    if model is None:
+        model = client.create_logged_model(
+            experiment,
+            name=name,
+            source_run_id=run_id,
+            tags={key: value for key, value in bundle.items() if key != version_tags.LINEAGE},
+            model_type=bundle[version_tags.KIND],
+        )
+    if model.status == "READY":
+        return model
     with _as_local_folder(bundle_uri) as folder:
         client.log_model_artifacts(model.model_id, folder)
     if run:
-        last_step = max((int(metric.step) for metric in run.data.to_proto().metrics), default=0)
-        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, last_step)])
+        _make_output(client, run, model)
     return client.finalize_logged_model(model.model_id, "READY")
 
 
+def _find_logged(
+    client: "MlflowClient", experiment: str, name: str, run_id: str | None, fingerprint: str
+) -> "LoggedModel | None":
+    same = client.search_logged_models(
+        [experiment], f"name = '{name}' AND tags.`{version_tags.FINGERPRINT}` = '{fingerprint}'"
+    )
+    return next((model for model in same if (model.source_run_id or None) == run_id), None)
+
+
+def _make_output(client: "MlflowClient", run: "Run", model: "LoggedModel") -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    known = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in {output.model_id for output in known}:
+        last_step = max((int(metric.step) for metric in run.data.to_proto().metrics), default=0)
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, last_step)])
+
+
 def _log_model_metrics(
-    client: "MlflowClient", model: "LoggedModel", run_id: str | None, metrics: Mapping[str, float]
+    client: "MlflowClient", model: "LoggedModel", run_id: str, metrics: Mapping[str, float]
 ) -> None:
     """Metrics of the model itself; one that its run measured too keeps step and time, and so stays one."""
     from mlflow.entities import Metric
 
     if not metrics:
         return
-    if run_id is None:
-        raise UsageError("metrics belong to a run; give its run_id, or register without metrics")
     measured = {metric.key: metric for metric in client.get_run(run_id).data.to_proto().metrics}
     last_step = max((metric.step for metric in measured.values()), default=0)
     batch = []
@@ -228,100 +190,6 @@ def _create_version(
         name, source=model.model_uri, run_id=run_id, tags=tags, model_id=model.model_id
     )
     return int(version.version)
-
-
-def _aliases(client: "MlflowClient") -> dict[str, dict[str, int]]:
-    """Of each model, alias to version: a search of the versions themselves never gives them."""
-    models = _pages(lambda token: client.search_registered_models(page_token=token))
-    return {model.name: {alias: int(number) for alias, number in model.aliases.items()} for model in models}
-
-
-def _all_versions(client: "MlflowClient") -> list["MlflowVersion"]:
-    return _pages(lambda token: client.search_model_versions(max_results=VERSIONS_A_PAGE, page_token=token))
-
-
-def _runs(client: "MlflowClient", run_ids: Iterable[str]) -> dict[str, "Run"]:
-    """The runs that still exist, by id. MLflow searches within experiments, so those are asked for first."""
-    wanted = sorted(run_ids)
-    experiments = [
-        found.experiment_id for found in _pages(lambda token: client.search_experiments(page_token=token))
-    ]
-    runs: dict[str, Run] = {}
-    for start in range(0, len(wanted), IDS_A_QUERY):
-        among = ", ".join(f"'{run_id}'" for run_id in wanted[start : start + IDS_A_QUERY])
-        found = client.search_runs(experiments, f"attributes.run_id IN ({among})", max_results=IDS_A_QUERY)
-        runs |= {run.info.run_id: run for run in found}
-    return runs
-
-
-def _logged_metrics(client: "MlflowClient", runs: Iterable["Run"]) -> dict[str, dict[str, float]]:
-    """Of each logged model of the runs' experiments, by its URI, the last value of each metric."""
-    experiments = sorted({run.info.experiment_id for run in runs})
-    if not experiments:
-        return {}
-    models = _pages(lambda token: client.search_logged_models(experiments, page_token=token))
-    return {
-        model.model_uri: {
-            metric.key: metric.value for metric in sorted(model.metrics or [], key=lambda metric: metric.step)
-        }
-        for model in models
-    }
-
-
-def _pages(ask: Callable[[str | None], Any]) -> list[Any]:
-    """All pages of one of MLflow's searches."""
-    found: list[Any] = []
-    token: str | None = None
-    while True:
-        page = ask(token)
-        found += page
-        token = page.token
-        if not token:
-            return found
-
-
-def _join(
-    version: "MlflowVersion",
-    aliases: Mapping[str, Mapping[str, int]],
-    metrics: Mapping[str, Mapping[str, float]],
-    runs: Mapping[str, "Run"],
-) -> ModelVersion:
-    run = runs.get(version.run_id or "")
-    tags = dict(version.tags)
-    tasks = tags.pop(TASKS_TAG, "")
-    lineage = json.loads(tags.pop(LINEAGE_TAG, "{}"))
-    number = int(version.version)
-    return ModelVersion(
-        name=version.name,
-        version=number,
-        aliases=tuple(sorted(alias for alias, at in aliases.get(version.name, {}).items() if at == number)),
-        run_id=version.run_id or None,
-        created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(
-            timespec="milliseconds"
-        ),
-        kind=tags.pop(KIND_TAG, None),
-        fingerprint=tags.pop(FINGERPRINT_TAG, None),
-        tasks=tuple(tasks.split(",")) if tasks else (),
-        tags=tags,
-        params=dict(run.data.params) if run else {},
-        metrics={**(run.data.metrics if run else {}), **metrics.get(str(version.source), {})},
-        lineage=lineage,
-        source=str(version.source),
-    )
-
-
-def _no_such_model(name: str, known: Iterable[str]) -> RegistryError:
-    names = ", ".join(sorted(known)) or "none yet; `reelgpt train` and `reelgpt models register` make them"
-    return RegistryError(f"MLflow at {store_name()} has no model {name!r}; its models: {names}")
-
-
-def _no_such_version(ref: str, versions: Sequence[ModelVersion]) -> RegistryError:
-    if not versions:
-        return RegistryError(f"{ref}: the model has no versions; `reelgpt models register` makes one")
-    numbers = ", ".join(str(version.version) for version in reversed(versions))
-    aliases = ", ".join(sorted(alias for version in versions for alias in version.aliases)) or "none"
-    name = versions[0].name
-    return RegistryError(f"there is no {ref}; {name} has the versions {numbers} and the aliases {aliases}")
 
 
 def _fetch(place: str, version: ModelVersion) -> str:

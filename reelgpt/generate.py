@@ -58,8 +58,8 @@ class Generate:
     """Frames given; by default as many as in training."""
     start_seconds: float = 0.0
     """Where in the video the first given frame lies."""
-    fps: float = SamplingConfig().fps
-    """Frames a second, sampled by timestamp; best what the model was trained on."""
+    fps: float | None = None
+    """Frames a second, sampled by timestamp; by default as many as in training."""
     temperature: float = 1.0
     """Below 1 draws likelier codes; 0 takes the likeliest."""
     top_k: int | None = None
@@ -83,10 +83,10 @@ class Generate:
             raise UsageError(f"generate can do --task continue, and was asked for {self.task!r}")
         if not self.out.endswith(".mp4"):
             raise UsageError(f"--out {self.out} must end in .mp4, the one format that generate writes")
-        if not 0 < self.fps <= 1000 or self.start_seconds < 0:
-            raise UsageError(
-                f"--fps {self.fps:g} must be above 0, --start-seconds {self.start_seconds:g} not below"
-            )
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise UsageError(f"--fps {self.fps:g} must be above 0, and 1000 at most")
+        if self.start_seconds < 0:
+            raise UsageError(f"--start-seconds {self.start_seconds:g} must not be below 0")
 
     def _recipe(self, bundle: BundleInfo) -> str:
         """Hash of all that the files depend on; of the input its name, size and last change."""
@@ -94,12 +94,18 @@ class Generate:
         if media is None:
             raise UsageError(f"there is no file at {self.input}; give --input a video or a picture")
         draw = [self.temperature, self.top_k, self.seed]
-        sampled = [self.start_seconds, self.fps, self._num_given(bundle)]
+        sampled = [self.start_seconds, self._fps(bundle), self._num_given(bundle)]
         return digest([bundle.fingerprint, media.uri, media.size, media.modified, *draw, *sampled])
 
+    def _fps(self, bundle: BundleInfo) -> float:
+        sampling = (bundle.lineage.get("shard_set") or {}).get("sampling") or {}
+        return self.fps or cast(float | None, sampling.get("fps")) or SamplingConfig().fps
+
     def _num_given(self, bundle: BundleInfo) -> int:
+        if self.given_frames is not None:
+            return self.given_frames
         objective = bundle.lineage.get("config", {}).get("objective", {})
-        return self.given_frames or cast(int | None, objective.get("prefix_frames")) or 1
+        return cast(int | None, objective.get("prefix_frames")) or 1
 
     def _find_done(self, recipe: str) -> dict[str, Any] | None:
         """The summary of an earlier call that was given the same. Refuses to replace what others made."""
@@ -114,14 +120,19 @@ class Generate:
         from pipelines.decode import read_frames
 
         num_frames, size = clip_shape(bundle)
-        num_given, start = self._num_given(bundle), self.start_seconds
-        truth = read_frames(self.input, size=size, fps=self.fps, num_frames=num_frames, start_seconds=start)
+        num_given, fps, start = self._num_given(bundle), self._fps(bundle), self.start_seconds
+        if not 0 < num_given < num_frames:
+            raise UsageError(
+                f"--given-frames {num_given}: {self.model} writes clips of {num_frames} frames, "
+                f"so it can be given 1 to {num_frames - 1}"
+            )
+        truth = read_frames(self.input, size=size, fps=fps, num_frames=num_frames, start_seconds=start)
         with track("generate", total=num_frames) as bar:
             videos = continue_clip(
                 bundle, truth, num_given, temperature=self.temperature, top_k=self.top_k, seed=self.seed
             )
             bar.update(num_frames)
-        self._write(videos, num_given)
+        self._write(videos, num_given, fps)
         summary = self._facts(bundle, num_given, num_frames) | decibels_by_frame(videos, num_given)
         storage.write_json(self._beside(".json"), {"recipe": recipe, "summary": summary})
         return summary
@@ -134,20 +145,20 @@ class Generate:
             "strip": self._beside(".png"),
             "input": self.input,
             "start_seconds": self.start_seconds,
-            "fps": self.fps,
+            "fps": self._fps(bundle),
             "model": bundle.uri,
             "model_fingerprint": bundle.fingerprint,
             "given_frames": num_given,
             "predicted_frames": num_frames - num_given,
         }
 
-    def _write(self, videos: Continuation, num_given: int) -> None:
+    def _write(self, videos: Continuation, num_given: int, fps: float) -> None:
         from pipelines.video_writer import write_video
         from reelgpt.pictures import film_strip
 
-        write_video(self.out, videos.predicted, fps=self.fps)
-        write_video(self._beside(".truth.mp4"), videos.truth, fps=self.fps)
-        write_video(self._beside(".copy-last.mp4"), videos.copy_last, fps=self.fps)
+        write_video(self.out, videos.predicted, fps=fps)
+        write_video(self._beside(".truth.mp4"), videos.truth, fps=fps)
+        write_video(self._beside(".copy-last.mp4"), videos.copy_last, fps=fps)
         rows = {
             "truth": videos.truth,
             "predicted": videos.predicted,

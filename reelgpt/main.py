@@ -129,7 +129,7 @@ def _sentence(box: str) -> str:
 def _show(outcome: Outcome, as_json: bool) -> int:
     if as_json:
         _say(json.dumps(outcome.summary))
-    else:
+    elif outcome.text != "":
         from rich.console import Console
 
         width = None if sys.stdout.isatty() else PIPE_COLUMNS

@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.tree import Tree
 from tyro.conf import Positional
 
-from infra import registry, storage
+from infra import registry, registry_listing, storage
 from infra.errors import ReelgptError, UsageError
 from infra.model_version import ModelVersion
 from reelgpt.command import InputUri, Outcome, OutputUri
 
 METRICS_IN_A_ROW = 4
+FIRST_METRICS = ("val_loss", "val_psnr", "val_")
+"""How the names of those begin that say how good a model is; a baseline's begins as what it is for."""
 SHORT = 12
 """Characters of a fingerprint that people are shown."""
 
@@ -38,7 +40,7 @@ class List:
 
     def run(self) -> Outcome:
         empty = "no model versions yet; `reelgpt train` and `reelgpt models register` make them"
-        return _listing(registry.list_versions(self.name), empty)
+        return _listing(registry_listing.list_versions(self.name), empty)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,7 @@ class Search:
     """One JSON object as the last line of stdout."""
 
     def run(self) -> Outcome:
-        return _listing(registry.search(self.query), f"no model version with {self.query}")
+        return _listing(registry_listing.search(self.query), f"no model version with {self.query}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,7 @@ class Show:
     """One JSON object as the last line of stdout."""
 
     def run(self) -> Outcome:
-        version = registry.show(self.version)
+        version = registry_listing.show(self.version)
         return Outcome(summary=describe(version), text=_page(version))
 
 
@@ -87,7 +89,7 @@ class Lineage:
     """One JSON object as the last line of stdout."""
 
     def run(self) -> Outcome:
-        version = registry.show(self.version)
+        version = registry_listing.show(self.version)
         lineage = full_lineage(version)
         return Outcome(summary={"model": version.ref, **lineage}, text=_tree(version, lineage))
 
@@ -130,7 +132,7 @@ class Register:
 
     def run(self) -> Outcome:
         number = registry.register(self.bundle, name=self.name, run_id=self.run_id, alias=self.alias)
-        version = registry.show(f"models:/{self.name}/{number}")
+        version = registry_listing.show(f"models:/{self.name}/{number}")
         return Outcome(summary=describe(version), text=f"{self.bundle} is {version.ref}")
 
 
@@ -149,7 +151,7 @@ class Export:
     """One JSON object as the last line of stdout."""
 
     def run(self) -> Outcome:
-        version = registry.show(self.version)
+        version = registry_listing.show(self.version)
         num_copied = _copy_bundle(registry.resolve(version.ref), self.out)
         summary = {"model": version.ref, "out": storage.absolute(self.out), "files_copied": num_copied}
         return Outcome(summary=summary, text=f"{version.ref} is at {self.out} ({num_copied} files copied)")
@@ -243,8 +245,13 @@ def _listing(versions: Sequence[ModelVersion], empty: str) -> Outcome:
 
 def _metrics(version: ModelVersion) -> str:
     """The first few: `show` has them all."""
-    shown = [f"{key} {value:.4g}" for key, value in sorted(version.metrics.items())[:METRICS_IN_A_ROW]]
-    return "\n".join(shown)
+    names = sorted(version.metrics, key=lambda name: (_precedence(name), name))
+    return "\n".join(f"{name} {version.metrics[name]:.4g}" for name in names[:METRICS_IN_A_ROW])
+
+
+def _precedence(metric: str) -> int:
+    begins = (rank for rank, first in enumerate(FIRST_METRICS) if metric.startswith(first))
+    return next(begins, len(FIRST_METRICS))
 
 
 def _page(version: ModelVersion) -> RenderableType:

@@ -16,7 +16,7 @@ from typing import Any
 from infra import storage
 from infra.commit import code_commit
 from infra.errors import UsageError
-from infra.tracking import tracking_uri
+from infra.mlflow_store import store_name
 from pipelines.shards import ShardSet
 from reelgpt import report_sections as sections
 from reelgpt.command import InputUri, Outcome, OutputUri
@@ -92,8 +92,8 @@ def write_report(
 
 
 def mlflow_line() -> str:
-    """The one line that shows every run and model version in a browser."""
-    uri = tracking_uri()
+    """The one line that shows every run and model version in a browser; it tells no password."""
+    uri = store_name()
     if uri.startswith(("http://", "https://")):
         return f"open {uri}"
     program = os.path.join(os.path.dirname(sys.executable), "mlflow")

@@ -23,16 +23,19 @@ MOST_PICTURES = 8
 
 
 def describe_data(data: ShardSet) -> dict[str, Any]:
-    """The sources with what each gave, and every span or clip that was left out, with its reason."""
+    """The sources with what each gave, and the spans or clips that were left out, with their reasons."""
     totals = data.manifest.totals
     spans = data.spans().to_pylist()
+    rejects = [row for span in spans for row in _reject_rows(span)]
     clips = totals["clips"]
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in totals["spans"].items())
     return {
         "sentence": f"{totals['sources']} sources of {totals['hours'] * 3600:,.0f} s gave {clips['train']:,} "
         f"clips to learn from and {clips['validation']:,} held out. Of their spans: {outcomes}.",
         "sources": _source_rows(data, spans),
-        "rejects": [row for span in spans for row in _reject_rows(span)][:MOST_ROWS],
+        "num_sources_unlisted": max(0, totals["sources"] - MOST_ROWS),
+        "rejects": rejects[:MOST_ROWS],
+        "num_rejects_unlisted": max(0, len(rejects) - MOST_ROWS),
     }
 
 
@@ -233,11 +236,15 @@ def lineage(trainings: Sequence[Training], data: ShardSet | None) -> list[dict[s
         link for training in reversed(trainings) if training.bundle for link in _model_links(training.bundle)
     ]
     if data:
-        names = [source["name"] for source in data.sources().slice(0, MOST_ROWS).to_pylist()]
-        links.append(
-            {"what": f"{data.manifest.totals['sources']} source videos", "facts": [", ".join(names)]}
-        )
+        links.append(_sources_link(data))
     return links
+
+
+def _sources_link(data: ShardSet) -> dict[str, Any]:
+    num_sources = data.manifest.totals["sources"]
+    names = [source["name"] for source in data.sources().slice(0, MOST_ROWS).to_pylist()]
+    unlisted = [f"and {num_sources - MOST_ROWS:,} more"] if num_sources > MOST_ROWS else []
+    return {"what": f"{num_sources} source videos", "facts": [", ".join(names + unlisted)]}
 
 
 def _model_links(bundle: BundleInfo) -> list[dict[str, Any]]:

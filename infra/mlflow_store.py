@@ -1,0 +1,160 @@
+"""The connection to MLflow: where its server or database is, a client of it, its errors as sentences.
+
+What a client is used for is up to `infra.tracking` (runs) and `infra.registry` (model versions). MLflow is
+imported at the first call of `connect`, since that takes seconds; where it is not installed, `available()` is
+False and metrics stay in files.
+"""
+
+import contextlib
+import fcntl
+import functools
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "reelgpt"
+FIRST_ANSWER_SECONDS = 5.0
+
+MANNERS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""Where the user set nothing else: no chatter, and a server that goes away is noticed within seconds."""
+
+
+def available() -> bool:
+    return importlib.util.find_spec("mlflow") is not None
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a database in the working directory; a path in it is made absolute."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        return f"sqlite:///{os.path.abspath(uri.removeprefix('sqlite:///'))}"
+    return uri if ":" in uri else os.path.abspath(uri)
+
+
+def store_name() -> str:
+    """`tracking_uri()` for messages, where a password has no place."""
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", tracking_uri())
+
+
+def registry_exists() -> bool:
+    """False where the registry would be a SQLite file that is not there: connecting to it would make it."""
+    database = _database(_registry_uri())
+    return database is None or database.exists()
+
+
+def connect() -> "MlflowClient":
+    """A client of `tracking_uri()` whose tables exist. Raises RegistryError with the remedy if it is away."""
+    return _connect(tracking_uri(), _registry_uri())
+
+
+def experiment_id(client: "MlflowClient") -> str:
+    """The experiment that holds our runs, made where there is none; artifacts go beside a database."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    with explained(f"the experiment {name!r}"), _alone(_database(client.tracking_uri)):
+        found = client.get_experiment_by_name(name)
+        return found.experiment_id if found else _create_experiment(client, name)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns an answer of MLflow's that is an error into one sentence with the remedy."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = str(error.message).splitlines()[0]
+        raise RegistryError(f"MLflow at {store_name()} did not take {what}: {reason}") from error
+
+
+def _registry_uri() -> str:
+    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
+
+
+@functools.cache
+def _connect(uri: str, registry_uri: str) -> "MlflowClient":
+    _require_answer(uri)
+    client_class = _import_client()
+    with explained("a connection"), _alone(_database(uri)):
+        client = client_class(uri, registry_uri)
+        client.search_experiments(max_results=1)  # makes the tables of a new database
+        return client
+
+
+def _import_client() -> type["MlflowClient"]:
+    for variable, value in MANNERS.items():
+        os.environ.setdefault(variable, value)
+    try:
+        from mlflow import MlflowClient
+    except ImportError:
+        raise RegistryError(
+            "mlflow is not installed here; `pip install mlflow` gives runs and the registry"
+        ) from None
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return MlflowClient
+
+
+def _require_answer(uri: str) -> None:
+    """Says in seconds that a server is away; MLflow's own retries go on for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=FIRST_ANSWER_SECONDS)
+    except requests.RequestException:
+        raise RegistryError(
+            f"no MLflow server answers at {store_name()}; start it, or set MLFLOW_TRACKING_URI to another"
+        ) from None
+
+
+def _database(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+@contextlib.contextmanager
+def _alone(database: Path | None) -> Iterator[None]:
+    """One process at a time makes a database's tables or experiment: MLflow does not guard that itself."""
+    if database is None:
+        yield
+        return
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(database.parent, os.O_RDONLY)
+    except OSError as error:
+        raise RegistryError(
+            f"the MLflow database {database} cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
+        ) from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _create_experiment(client: "MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    database = _database(client.tracking_uri)
+    try:
+        return client.create_experiment(name, str(database.parent / "mlruns") if database else None)
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)  # another client of a server was faster
+        if found is None:
+            raise error
+        return found.experiment_id
