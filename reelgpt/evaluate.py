@@ -6,7 +6,9 @@ from typing import Any
 import tyro
 from rich.table import Table
 
+from infra.errors import UsageError
 from reelgpt.command import InputUri, Outcome, find_bundle
+from training.data import open_judged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +28,12 @@ class Evaluate:
     """One JSON object as the last line of stdout."""
 
     def run(self) -> Outcome:
-        from training.evaluate import evaluate_bundle
+        if self.max_clips < 1:
+            raise UsageError(f"--max-clips {self.max_clips} looks at nothing; give at least 1")
+        judged = open_judged(find_bundle(self.model), self.data)
+        from training.evaluate import evaluate_judged  # brings torch: refusals come before
 
-        measured = evaluate_bundle(find_bundle(self.model), self.data, max_clips=self.max_clips)
+        measured = evaluate_judged(judged, max_clips=self.max_clips)
         return Outcome(summary={"model": self.model, "data": self.data, **measured}, text=_table(measured))
 
 

@@ -70,10 +70,10 @@ class Train:
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":
-        named = bool(args) and not args[0].startswith("-")
-        options: Any = main.parse_with_tyro(_command_line(args[0] if named else ANY_RECIPE), "train", args)
-        parsed: Train = options
-        return parsed
+        """The options are those of the recipe that is named, wherever it stands among them."""
+        guess = args[0] if args and not args[0].startswith("-") else _first_recipe(args)
+        options = _parse_as(guess, args)
+        return options if options.recipe == guess else _parse_as(options.recipe, args)
 
     def run(self) -> Outcome:
         config = self.config or get_recipe(self.recipe)
@@ -95,6 +95,15 @@ class Train:
             tokenizer=self.tokenizer,
             on_metrics=None if bar is None else partial(_show, bar),
         )
+
+
+def _first_recipe(args: Sequence[str]) -> str:
+    return next((word for word in args if word in RECIPES), ANY_RECIPE)
+
+
+def _parse_as(recipe: str, args: Sequence[str]) -> Train:
+    options: Train = main.parse_with_tyro(_command_line(recipe), "train", args)
+    return options
 
 
 def _show(bar: Bar, line: dict[str, float]) -> None:

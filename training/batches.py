@@ -144,7 +144,7 @@ class Reader:
         return self._kept[group]
 
 
-def held_out(
+def stored_clips(
     shard_set: ShardSet, entries: Sequence[ShardEntry], *, max_clips: int | None = None
 ) -> Iterator[tuple[str, Clip]]:
     """Clips of `entries` in stored order; with `max_clips`, that many, evenly from all of them."""

@@ -10,6 +10,7 @@ read.
 
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,9 @@ from training.ranks import Ranks
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
+FOLDER = re.compile(r"step-(\d+)-")
+UNREADABLE = (StorageError, ConfigError, CheckpointError)
+"""What a manifest that is damaged, of another format or not there at all is met with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +151,7 @@ def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
             continue
         try:
             checkpoint = _read_manifest(root, name)
-        except (StorageError, ConfigError, CheckpointError) as error:
+        except UNREADABLE as error:
             damaged.append(Damage(name, str(error)))
             continue
         problem = _missized(checkpoint, sizes)
@@ -161,21 +165,28 @@ def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
 
 def problems(uri: str) -> list[str]:
     """What is wrong with the checkpoint at `uri`, a sentence each; empty when every byte is as committed."""
-    root, _, name = uri.rstrip("/").rpartition("/")
+    root, _, name = storage.absolute(uri).rstrip("/").rpartition("/")
     try:
         checkpoint = _read_manifest(root, name)
-    except StorageError as error:
+    except UNREADABLE as error:
         return [str(error)]
     checks = (_check_file(root, checkpoint, record) for record in checkpoint.files)
     return [problem for problem in checks if problem]
 
 
 def prune(root: str, *, keep_last: int, unwanted: Iterable[str] = ()) -> None:
-    """Deletes all but the last checkpoints, those known as `unwanted`, and what dead attempts left behind."""
-    whole = [checkpoint.name for checkpoint in committed(root)[0] if checkpoint.name not in set(unwanted)]
-    folders = {file.name.partition("/")[0] for file in storage.list_files(root)}
-    for name in sorted(folders - set(whole[:keep_last])):
-        _delete(root, name)
+    """Deletes all but the last checkpoints, those known as `unwanted`, and what dead attempts left behind.
+
+    A folder of a step after the newest checkpoint's is spared: somebody may be writing it.
+    """
+    unwanted = set(unwanted)
+    whole = [checkpoint for checkpoint in committed(root)[0] if checkpoint.name not in unwanted]
+    newest = whole[0].step if whole else 0
+    kept = {checkpoint.name for checkpoint in whole[:keep_last]}
+    for name in sorted({file.name.partition("/")[0] for file in storage.list_files(root)} - kept):
+        folder = FOLDER.match(name)
+        if name in unwanted or folder is None or int(folder[1]) <= newest:
+            _delete(root, name)
 
 
 def rewind(root: str, step: int) -> None:
@@ -234,4 +245,6 @@ def _check_file(root: str, checkpoint: Checkpoint, record: FileRecord) -> str | 
             found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except StorageError as error:
         return str(error)
+    except OSError as error:
+        return f"{record.name} cannot be read: {error}"
     return None if found == record.sha256 else f"{record.name} has other bytes than were committed"

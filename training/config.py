@@ -1,12 +1,18 @@
 """What a run is: frozen, validated settings by composition. Imports nothing heavy: refusals are instant."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from infra.errors import ConfigError
 from model.config import GPTConfig, TokenizerConfig
 from model.tasks import Task, get_task
+
+SEEDS = 1 << 63
+"""How many torch tells apart."""
+MODEL_NAME = re.compile(r"[A-Za-z0-9._-]+")
+"""What the registry takes: said before a run, not after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,6 +259,12 @@ class RunConfig:
             log_every_steps=self.log_every_steps,
         )
         _check_at_least(0, seed=self.seed, max_failures=self.max_failures)
+        if self.seed >= SEEDS:
+            raise ConfigError(f"seed={self.seed} must be below {SEEDS}")
+        if self.register_as is not None and not MODEL_NAME.fullmatch(self.register_as):
+            raise ConfigError(
+                f"register_as={self.register_as!r} cannot name a model; letters, digits and . _ - can"
+            )
         self.batches.micro_batches_per_worker(self.num_workers)
         for name, every in (
             ("checkpoints", self.checkpoints.every_steps),
@@ -265,7 +277,16 @@ class RunConfig:
                 )
 
     def is_logged(self, step: int) -> bool:
-        return step % self.log_every_steps == 0 or step == self.steps
+        return self._is_due(step, self.log_every_steps)
+
+    def is_evaluated(self, step: int) -> bool:
+        return self._is_due(step, self.evaluation.every_steps)
+
+    def is_saved(self, step: int) -> bool:
+        return self._is_due(step, self.checkpoints.every_steps)
+
+    def _is_due(self, step: int, every_steps: int) -> bool:
+        return step % every_steps == 0 or step == self.steps
 
 
 def _check_at_least(least: int, **settings: int) -> None:

@@ -1,4 +1,5 @@
-"""What a run learns from: a whole shard set of the right kind and, for codes, the tokenizer that speaks them.
+"""What a run learns from, or a model is judged on: a whole shard set of the right kind and, for codes, the
+tokenizer that speaks them.
 
 Checked before torch is imported: a refusal must be instant.
 """
@@ -6,13 +7,13 @@ Checked before torch is imported: a refusal must be instant.
 from dataclasses import dataclass
 from typing import Any
 
-from infra import storage
-from infra.errors import UsageError
+from infra import configs, storage
+from infra.errors import BundleError, ConfigError, UsageError
 from model.bundle import BundleInfo, read_bundle
 from model.config import TokenizerConfig
 from model.tasks import Grid, sequence_length
 from pipelines.shards import ShardEntry, ShardSet, Split
-from training.config import ReconstructConfig, RunConfig
+from training.config import PredictConfig, ReconstructConfig, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +72,48 @@ def open_data(config: RunConfig, uri: str, *, tokenizer: str | None = None) -> T
         if isinstance(config.objective, ReconstructConfig)
         else _open_tokenizer(shard_set, tokenizer),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """A model's bundle, and the held-out clips that it is judged on."""
+
+    bundle: BundleInfo
+    shard_set: ShardSet
+    validation: tuple[ShardEntry, ...]
+    objective: PredictConfig | None
+    """Of a GPT: what it was trained for."""
+
+
+def open_judged(uri: str, data: str) -> Judged:
+    """Raises UsageError, BundleError or ShardError where the two do not belong together."""
+    bundle, shard_set = read_bundle(uri), ShardSet.open(data)
+    kind, manifest = bundle.kind, shard_set.manifest
+    needed = "frames" if kind == "tokenizer" else "tokens"
+    if manifest.kind != needed:
+        raise UsageError(f"{data} holds {manifest.kind}; a {kind} is judged on {needed}")
+    if kind == "gpt" and manifest.tokenizer_fingerprint != bundle.tokenizer_fingerprint:
+        raise UsageError(
+            f"{data} was made by another tokenizer than the one in {uri}; tokenize with that one first"
+        )
+    objective = _trained_for(bundle) if kind == "gpt" else None
+    entries = shard_set.shards("validation")
+    validation = tuple(entry for entry in entries if objective is None or objective.fits(entry.shape))
+    if not validation:
+        raise UsageError(
+            f"{data} holds out no clip that a {kind} could be judged on; make it from more videos"
+        )
+    return Judged(bundle=bundle, shard_set=shard_set, validation=validation, objective=objective)
+
+
+def _trained_for(bundle: BundleInfo) -> PredictConfig:
+    try:
+        return configs.from_dict(PredictConfig, bundle.lineage["config"]["objective"])
+    except (KeyError, TypeError, ConfigError):
+        raise BundleError(
+            f"{bundle.uri} does not say how its task was set: its lineage.json has no config.objective of a "
+            f"GPT; judge a bundle that `reelgpt train` wrote"
+        ) from None
 
 
 def _fitting(shard_set: ShardSet, config: RunConfig, split: Split) -> tuple[ShardEntry, ...]:

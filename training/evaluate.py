@@ -3,6 +3,7 @@
 Shapes: frames (T, H, W, 3) uint8; codes (t, h, w). Losses are in nats per target code.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,52 +11,45 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infra import configs
-from infra.errors import UsageError
 from model import metrics
-from model.bundle import load_gpt, load_tokenizer, read_bundle
+from model.bundle import load_gpt, load_tokenizer
 from model.config import TokenizerConfig
 from model.gpt import GPT
 from model.tasks import Sequence, Task, collate
-from model.tokenizer import Tokenizer, to_bytes
+from model.tokenizer import Tokenizer, resize
 from model.vocabulary import Vocabulary
 from pipelines.shards import ShardEntry, ShardSet
-from training.batches import Clip, held_out
-from training.config import PredictConfig
-from training.objectives import square
+from training.batches import Clip, stored_clips
+from training.data import Judged
 
 MAX_CLIPS = 256
+SSIM_PIXELS = 11
+"""The side of the window that SSIM looks through."""
 
 
-def evaluate_bundle(uri: str, data: str, *, max_clips: int = MAX_CLIPS) -> dict[str, Any]:
-    """Numbers of the model in a bundle on the validation clips of a shard set of its kind."""
-    info = read_bundle(uri)
-    shard_set = ShardSet.open(data)
-    needed = "frames" if info.kind == "tokenizer" else "tokens"
-    if shard_set.manifest.kind != needed:
-        raise UsageError(f"{data} holds {shard_set.manifest.kind}; a {info.kind} is judged on {needed}")
-    if info.kind == "tokenizer":
+def evaluate_judged(judged: Judged, *, max_clips: int = MAX_CLIPS) -> dict[str, Any]:
+    """Numbers of the model in a bundle on the held-out clips that it fits."""
+    uri, shard_set = judged.bundle.uri, judged.shard_set
+    if judged.objective is None:
         return evaluate_tokenizer(load_tokenizer(uri), shard_set, max_clips=max_clips)
-    if shard_set.manifest.tokenizer_fingerprint != info.tokenizer_fingerprint:
-        raise UsageError(
-            f"{data} was made by another tokenizer than the one in {uri}; tokenize with that one first"
-        )
     gpt, vocabulary, tokenizer = load_gpt(uri)
-    settings = info.lineage["config"]["objective"]
-    objective = configs.from_dict(PredictConfig, settings)
-    validation = [entry for entry in shard_set.shards("validation") if objective.fits(entry.shape)]
-    task = objective.build_task()
-    return evaluate_gpt(gpt, vocabulary, tokenizer.config, task, shard_set, validation, max_clips=max_clips)
+    task = judged.objective.build_task()
+    return evaluate_gpt(
+        gpt, vocabulary, tokenizer.config, task, shard_set, judged.validation, max_clips=max_clips
+    )
 
 
 @torch.inference_mode()
 def evaluate_tokenizer(
     tokenizer: Tokenizer, shard_set: ShardSet, *, max_clips: int = MAX_CLIPS
 ) -> dict[str, Any]:
-    """PSNR and SSIM of held-out frames, beside the mean colour of every square that one code stands for."""
+    """PSNR and SSIM of held-out frames, beside the mean colour of every square that one code stands for.
+
+    What has no finite value is left out: the PSNR of equal pictures, the SSIM of pictures below its window.
+    """
     config = tokenizer.config
     truth, rebuilt, codes = [], [], []
-    for _, clip in held_out(shard_set, shard_set.shards("validation"), max_clips=max_clips):
+    for _, clip in stored_clips(shard_set, shard_set.shards("validation"), max_clips=max_clips):
         frames = as_seen(clip, config)
         clip_codes = tokenizer.encode(torch.from_numpy(frames)[None])
         rebuilt.append(tokenizer.decode(clip_codes)[0].numpy())
@@ -65,10 +59,12 @@ def evaluate_tokenizer(
         return {}
     all_truth, all_rebuilt = np.concatenate(truth), np.concatenate(rebuilt)
     all_codes = np.concatenate(codes)
-    return {
+    psnr = {
         "val_psnr": metrics.psnr(all_truth, all_rebuilt),
         "val_psnr_mean_colour": metrics.psnr(all_truth, mean_colours(all_truth, config.downsample)),
-        "val_ssim": metrics.ssim(all_truth, all_rebuilt),
+    }
+    ssim = metrics.ssim(all_truth, all_rebuilt) if config.frame_size >= SSIM_PIXELS else math.nan
+    return {name: value for name, value in (psnr | {"val_ssim": ssim}).items() if math.isfinite(value)} | {
         "codebook_usage": metrics.codebook_usage(all_codes, config.num_codes),
         "codebook_perplexity": metrics.codebook_perplexity(all_codes),
         "code_bits_per_pixel": float(np.log2(config.num_codes)) / config.downsample**2,
@@ -91,7 +87,7 @@ def evaluate_gpt(
     baselines = metrics.CodeBaselines(_codes(shard_set), vocabulary.num_codes)
     losses = {name: metrics.Loss(0.0, 0) for name in ("val_loss", "val_loss_unigram", "val_loss_bigram")}
     num_clips = 0
-    for _, codes in held_out(shard_set, list(validation), max_clips=max_clips):
+    for _, codes in stored_clips(shard_set, list(validation), max_clips=max_clips):
         sequence = task.build(codes, vocabulary)
         first_frame = len(codes) - int(sequence.is_target.sum()) // codes[0].size
         losses["val_loss"] += sequence_loss(gpt, sequence)
@@ -120,7 +116,7 @@ def as_seen(clip: Clip, config: TokenizerConfig) -> NDArray[np.uint8]:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     crop = torch.from_numpy(clip[:, top : top + side, left : left + side].copy())
-    frames: NDArray[np.uint8] = to_bytes(square(crop, config.frame_size)).numpy()
+    frames: NDArray[np.uint8] = resize(crop, config.frame_size).numpy()
     return frames
 
 
@@ -133,5 +129,5 @@ def mean_colours(frames: NDArray[np.uint8], downsample: int) -> NDArray[np.uint8
 
 
 def _codes(shard_set: ShardSet) -> Iterator[Clip]:
-    for _, clip in held_out(shard_set, shard_set.shards("train")):
+    for _, clip in stored_clips(shard_set, shard_set.shards("train")):
         yield clip

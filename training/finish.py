@@ -13,30 +13,35 @@ from model.tokenizer import Tokenizer
 from training.config import PredictConfig, RunConfig
 from training.data import TrainingData
 from training.evaluate import evaluate_gpt, evaluate_tokenizer
-from training.listeners import Tracking
 from training.loop import Progress
-from training.objectives import Objective, Predict, assemble
+from training.objectives import Predict, assemble
+from training.run import Run
 from training.run_directory import RunDirectory
+from training.tracked_run import Tracking
 
 ALIAS = "candidate"
 """Of the newest version; making it the champion is for people to say."""
 
 
 def finish(
-    config: RunConfig,
-    directory: RunDirectory,
-    data: TrainingData,
-    objective: Objective,
+    run: Run,
     weights: dict[str, Tensor],
     tracking: Tracking,
     progress: Progress,
+    checkpoint: str | None,
     *,
     resumed_from: int,
 ) -> dict[str, Any]:
-    """Leaves bundle and result, gives the run's summary. Doing it again after a kill changes nothing."""
-    model = assemble(objective, weights)
-    evaluation = _evaluate(model, objective, data)
-    bundle = _save(config, directory, data, objective, model, tracking.run_id, evaluation)
+    """Leaves bundle and result, gives the run's summary. Doing it again after a kill changes nothing.
+
+    `checkpoint`: the one that holds these weights.
+    """
+    run.attempt.require_newest()
+    config, directory = run.config, run.directory
+    model = assemble(run.objective, weights)
+    evaluation = _evaluate(model, run)
+    bundle = _save(run, model, tracking.run_id, checkpoint, evaluation)
+    _complete_last_line(directory, evaluation)
     tracking.log_last(progress.step, evaluation)
     registered = _register(config, bundle, tracking.run_id, evaluation)
     summary = {
@@ -44,11 +49,11 @@ def finish(
         "run_dir": directory.path,
         "steps_done": progress.step,
         "resumed_from": resumed_from,
-        objective.unit: progress.units,
+        run.objective.unit: progress.units,
         "parameters": sum(value.numel() for value in weights.values()),
         "workers": config.num_workers,
         "zero_stage": config.engine.zero_stage,
-        "clips_left_out": data.num_left_out,
+        "clips_left_out": run.data.num_left_out,
         **_history(directory),
         **evaluation,
         "bundle": bundle.uri,
@@ -60,60 +65,59 @@ def finish(
     return summary
 
 
-def _evaluate(model: nn.Module, objective: Objective, data: TrainingData) -> dict[str, float]:
+def _evaluate(model: nn.Module, run: Run) -> dict[str, float]:
+    data = run.data
     if isinstance(model, Tokenizer):
         return evaluate_tokenizer(model, data.shard_set)
     assert isinstance(model, GPT)
-    assert isinstance(objective, Predict)
-    return evaluate_gpt(
-        model, objective.vocabulary, data.tokenizer_config, objective.task, data.shard_set, data.validation
-    )
+    assert isinstance(run.objective, Predict)
+    vocabulary, task = run.objective.vocabulary, run.objective.task
+    return evaluate_gpt(model, vocabulary, data.tokenizer_config, task, data.shard_set, data.validation)
+
+
+def _complete_last_line(directory: RunDirectory, evaluation: dict[str, float]) -> None:
+    """The finished model's numbers are those of the last step, in `metrics.jsonl` as in MLflow."""
+    lines = directory.read_metrics()
+    if lines:
+        directory.write_metrics([*lines[:-1], lines[-1] | evaluation])
 
 
 def _save(
-    config: RunConfig,
-    directory: RunDirectory,
-    data: TrainingData,
-    objective: Objective,
-    model: nn.Module,
-    run_id: str | None,
-    evaluation: dict[str, float],
+    run: Run, model: nn.Module, run_id: str | None, checkpoint: str | None, evaluation: dict[str, float]
 ) -> BundleInfo:
-    lineage = _lineage(config, directory, data, run_id)
-    card = _card(config, data, evaluation)
-    if isinstance(objective, Predict):
-        assert data.tokenizer is not None
+    lineage, card = _lineage(run, run_id, checkpoint), _card(run.config, run.data, evaluation)
+    if isinstance(run.objective, Predict):
+        assert run.data.tokenizer is not None
         return save_bundle(
-            directory.bundle,
+            run.directory.bundle,
             cast(GPT, model),
             lineage=lineage,
             card=card,
-            vocabulary=objective.vocabulary,
-            tasks=[objective.task.name],
-            tokenizer_bundle=data.tokenizer.uri,
+            vocabulary=run.objective.vocabulary,
+            tasks=[run.objective.task.name],
+            tokenizer_bundle=run.data.tokenizer.uri,
         )
-    return save_bundle(directory.bundle, cast(Tokenizer, model), lineage=lineage, card=card)
+    return save_bundle(run.directory.bundle, cast(Tokenizer, model), lineage=lineage, card=card)
 
 
-def _lineage(
-    config: RunConfig, directory: RunDirectory, data: TrainingData, run_id: str | None
-) -> dict[str, Any]:
+def _lineage(run: Run, run_id: str | None, checkpoint: str | None) -> dict[str, Any]:
     """From a model back to the clips: run, config, checkpoint, shard set, tokenizer and its own lineage."""
-    manifest, tokenizer = data.shard_set.manifest, data.tokenizer
+    config, shard_set, tokenizer = run.config, run.data.shard_set, run.data.tokenizer
     return {
         "run": {
             "mlflow_run_id": run_id,
-            "run_dir": directory.path,
+            "run_dir": run.directory.path,
             "recipe": config.name,
             "commit": code_commit(),
         },
         "config": configs.to_dict(config),
-        "checkpoint": {"step": config.steps},
+        "checkpoint": {"step": config.steps, "name": checkpoint},
         "shard_set": {
-            "uri": data.shard_set.uri,
-            "fingerprint": manifest.fingerprint,
-            "recipe_id": manifest.recipe_id,
-            "kind": manifest.kind,
+            "uri": shard_set.uri,
+            "fingerprint": shard_set.manifest.fingerprint,
+            "recipe_id": shard_set.manifest.recipe_id,
+            "kind": shard_set.manifest.kind,
+            "sampling": shard_set.manifest.config.get("extract", {}).get("sampling"),
         },
         "tokenizer": {"fingerprint": tokenizer.fingerprint, "uri": tokenizer.uri} if tokenizer else None,
         "parents": [tokenizer.lineage] if tokenizer else [],

@@ -10,6 +10,8 @@ class Job:
     config: RunConfig
     data: str
     run_dir: str
+    attempt: str
+    """Of the command that launched: see `training.run_directory`."""
     tokenizer: str | None
     """Where the bundle is of the tokenizer that made the codes; None where there are none."""
     stop_file: str | None

@@ -10,10 +10,10 @@ that the workers agree on, and hands back the summary. Refusals come before torc
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,18 +24,20 @@ from typing import Any, Literal, TypeVar
 from infra import cluster, commit, configs, errors, storage, tracking
 from infra.errors import ReelgptError, StorageError, TrainingError, UsageError
 from training.config import RunConfig
-from training.data import open_data
+from training.data import TrainingData, open_data
+from training.following import OnMetrics, followed
 from training.job import Job
 from training.run_directory import RunDirectory
 from training.stopping import StopRequest, die_with_parent
+from training.tracked_run import mend_status
 
 Launcher = Literal["auto", "local", "ray", "torchrun"]
 Summary = dict[str, Any]
-OnMetrics = Callable[[dict[str, float]], None]
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.2
 PASSED_ON = ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME")
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 def train(
@@ -50,30 +52,41 @@ def train(
 ) -> Summary:
     """Begins the run in `run_dir`, or goes on with it, or finds it finished; gives its summary.
 
-    `on_metrics` hears of every line of metrics.jsonl. Raises UsageError for what cannot be, Stopped after a
-    signal.
+    `on_metrics` hears of every line that metrics.jsonl gets. Raises UsageError for what cannot be, Stopped
+    after a signal.
     """
     if _is_worker():
         config = replace(config, num_workers=int(os.environ["WORLD_SIZE"]))
     launch = _choose(launcher, config)
     directory = RunDirectory.at(run_dir)
     opened = open_data(config, data, tokenizer=tokenizer)
-    directory.check(config, opened, resume=resume)
-    summary = None if resume.isdigit() else directory.finished(config.steps)
+    leads = int(os.environ.get("RANK", "0")) == 0  # under a torchrun of the user's, one speaks for all
+    if leads:
+        directory.check(config, opened, resume=resume)
+    summary = None if resume.isdigit() else directory.finished()
     if summary is not None:
+        if leads:
+            mend_status(directory)
         return summary | {"was_finished": True}
-    job = Job(
-        config=config,
-        data=opened.shard_set.uri,
-        run_dir=directory.path,
-        tokenizer=opened.tokenizer.uri if opened.tokenizer else None,
-        stop_file=None if launch is _here else storage.join(directory.path, f"stop-{uuid.uuid4().hex[:8]}"),
-    )
-    if int(os.environ.get("RANK", "0")) > 0:
-        return launch(job) | {"was_finished": False}  # the first worker does the rest
-    with directory.lease(), _followed(directory, on_metrics):
-        directory.begin(config, opened, resume=resume)
+    job = _job(config, directory, opened, needs_stop_file=launch is not _here)
+    if not leads:
         return launch(job) | {"was_finished": False}
+    with directory.lease():
+        directory.begin(config, opened, resume=resume, attempt=job.attempt)
+        with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
+            return launch(job) | {"was_finished": False}
+
+
+def _job(config: RunConfig, directory: RunDirectory, data: TrainingData, *, needs_stop_file: bool) -> Job:
+    attempt = uuid.uuid4().hex[:8]
+    return Job(
+        config=config,
+        data=data.shard_set.uri,
+        run_dir=directory.path,
+        attempt=attempt,
+        tokenizer=data.tokenizer.uri if data.tokenizer else None,
+        stop_file=storage.join(directory.path, f"stop-{attempt}") if needs_stop_file else None,
+    )
 
 
 def _choose(launcher: Launcher, config: RunConfig) -> Callable[[Job], Summary]:
@@ -92,7 +105,18 @@ def _choose(launcher: Launcher, config: RunConfig) -> Callable[[Job], Summary]:
         )
     if launcher == "ray" and not find_spec("ray"):
         raise UsageError("--launcher ray needs Ray, which is not installed here; give --launcher torchrun")
+    if launcher == "ray":
+        _require_no_password(_surroundings())
     return {"local": _here, "ray": _under_ray, "torchrun": _under_torchrun}[launcher]
+
+
+def _require_no_password(environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        if PASSWORD.search(value):
+            raise UsageError(
+                f"{name} has a password in it, which Ray records; set MLFLOW_TRACKING_USERNAME and "
+                f"MLFLOW_TRACKING_PASSWORD where the workers run instead"
+            )
 
 
 def _is_worker() -> bool:
@@ -109,39 +133,46 @@ def _here(job: Job) -> Summary:
 
 
 def _under_ray(job: Job) -> Summary:
+    from ray.train import TrainingFailedError
+
+    folder = f"ray-{job.attempt}"
+    with cluster.connected(num_cpus=max(os.cpu_count() or 1, job.config.num_workers)):
+        trainer = _ray_trainer(job, folder)
+        with _stop_file(job), ThreadPoolExecutor(1) as pool:
+            try:
+                result = _wait_for(pool.submit(trainer.fit), job)
+            except TrainingFailedError as error:
+                raise _lost_workers(job.config, error) from None
+            finally:
+                shutil.rmtree(storage.join(job.run_dir, folder), ignore_errors=True)
+    return _summary_of(result.return_value)
+
+
+def _ray_trainer(job: Job, folder: str) -> Any:
+    """Ray Train's own files go to `folder` in the run directory."""
     from ray import train as ray_train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = job.config
-    name = f"ray-{uuid.uuid4().hex[:8]}"
-    with cluster.connected(num_cpus=max(os.cpu_count() or 1, config.num_workers)):
-        use_gpu = cluster.num_gpus() >= config.num_workers
-        trainer = TorchTrainer(
-            _ray_worker,  # type: ignore[arg-type]
-            train_loop_config=configs.to_dict(job),
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ray_train.ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu),
-            run_config=ray_train.RunConfig(  # type: ignore[call-arg]
-                name=name,
-                storage_path=job.run_dir,
-                failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
-                worker_runtime_env={"env_vars": _surroundings()},
-            ),
-        )
-        with _stop_file(job), ThreadPoolExecutor(1) as pool:
-            try:
-                result = _wait_for(pool.submit(trainer.fit), job)
-            except ray_train.TrainingFailedError as error:
-                raise _lost_workers(config, error) from None
-            finally:
-                shutil.rmtree(storage.join(job.run_dir, name), ignore_errors=True)
-    return _open(result.return_value)  # type: ignore[attr-defined]
+    use_gpu = cluster.num_gpus() >= config.num_workers
+    return TorchTrainer(
+        _ray_worker,  # type: ignore[arg-type]
+        train_loop_config=configs.to_dict(job),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray_train.ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu),
+        run_config=ray_train.RunConfig(  # type: ignore[call-arg]
+            name=folder,
+            storage_path=job.run_dir,
+            failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
+            worker_runtime_env={"env_vars": _surroundings()},
+        ),
+    )
 
 
 def _ray_worker(settings: dict[str, Any]) -> Summary:
     from training.worker import work
 
-    return _sealed(work, configs.from_dict(Job, settings))
+    return _answer_of(work, configs.from_dict(Job, settings))
 
 
 def _under_torchrun(job: Job) -> Summary:
@@ -151,10 +182,10 @@ def _under_torchrun(job: Job) -> Summary:
     command = [sys.executable, "-m", "torch.distributed.run", *workers, job_file, answer_file]
     with _stop_file(job), ThreadPoolExecutor(1) as pool:
         try:
-            code = _wait_for(pool.submit(_call, command, _torchrun_environment()), job)
+            code = _wait_for(pool.submit(_run_apart, command, _torchrun_environment()), job)
             if not storage.exists(answer_file):
                 raise TrainingError(f"the workers ended with exit code {code}; what they said is above")
-            return _open(storage.read_json(answer_file))
+            return _summary_of(storage.read_json(answer_file))
         finally:
             storage.delete(job_file)
             storage.delete(answer_file)
@@ -164,12 +195,12 @@ def _torchrun_worker(job_file: str, answer_file: str) -> None:
     from training.worker import work
 
     die_with_parent()
-    answer = _sealed(work, configs.from_dict(Job, storage.read_json(job_file)))
+    answer = _answer_of(work, configs.from_dict(Job, storage.read_json(job_file)))
     if os.environ["RANK"] == "0":
         storage.write_json(answer_file, answer)
 
 
-def _call(command: list[str], environment: dict[str, str]) -> int:
+def _run_apart(command: list[str], environment: dict[str, str]) -> int:
     """Apart from the terminal, whose Ctrl-C is for the command that launches; gone when it is gone."""
     with subprocess.Popen(
         command, env=environment, stdout=sys.stderr, start_new_session=True, preexec_fn=die_with_parent
@@ -177,7 +208,7 @@ def _call(command: list[str], environment: dict[str, str]) -> int:
         return process.wait()
 
 
-def _sealed(work: Callable[[Job], Summary], job: Job) -> dict[str, Any]:
+def _answer_of(work: Callable[[Job], Summary], job: Job) -> dict[str, Any]:
     """What a worker brings back: a summary, or what all refused alike. What one alone meets kills it."""
     try:
         return {"summary": work(job)}
@@ -187,7 +218,7 @@ def _sealed(work: Callable[[Job], Summary], job: Job) -> dict[str, Any]:
         return {"refusal": type(error).__name__, "message": str(error)}
 
 
-def _open(answer: dict[str, Any]) -> Summary:
+def _summary_of(answer: dict[str, Any]) -> Summary:
     if "refusal" in answer:
         raise getattr(errors, answer["refusal"])(answer["message"])
     summary: Summary = answer["summary"]
@@ -195,7 +226,7 @@ def _open(answer: dict[str, Any]) -> Summary:
 
 
 def _surroundings() -> dict[str, str]:
-    """What workers elsewhere must know of this process; never a secret."""
+    """What workers elsewhere must know of this process: where things are, never how to get in."""
     told = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return told | {
         "MLFLOW_TRACKING_URI": tracking.tracking_uri(),
@@ -232,35 +263,6 @@ def _stop_file(job: Job) -> Iterator[None]:
     finally:
         if job.stop_file:
             storage.delete(job.stop_file)
-
-
-@contextlib.contextmanager
-def _followed(directory: RunDirectory, on_metrics: OnMetrics | None) -> Iterator[None]:
-    """Reads metrics.jsonl along, in a thread: it grows wherever the workers are."""
-    if on_metrics is None:
-        yield
-        return
-    ended = threading.Event()
-    reader = threading.Thread(target=_follow, args=(directory, on_metrics, ended), daemon=True)
-    reader.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        reader.join()
-
-
-def _follow(directory: RunDirectory, on_metrics: OnMetrics, ended: threading.Event) -> None:
-    """Tells of every line once; a resume that drops lines and writes them again tells nothing new."""
-    last_step = 0.0
-    while True:
-        is_last_look = ended.wait(POLL_SECONDS)
-        for line in directory.read_metrics():
-            if line["step"] > last_step:
-                last_step = line["step"]
-                on_metrics(line)
-        if is_last_look:
-            return
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from infra.errors import TrainingError
 from training.batches import Batches
-from training.config import RunConfig
 from training.engine import Engine
 from training.objectives import Examples, Objective, generator, torch_seed
 from training.ranks import Ranks
+from training.run import Run
 from training.stopping import StopRequest
 
 Metrics = dict[str, float]
@@ -38,16 +38,15 @@ class Progress:
 
 
 def run_steps(
-    config: RunConfig,
+    run: Run,
     engine: Engine,
     batches: Batches,
-    objective: Objective,
-    ranks: Ranks,
     progress: Progress,
     listeners: Sequence[Listener],
     stop: StopRequest,
 ) -> bool:
     """Trains from `progress` to the last step; False where a stop was agreed before it."""
+    config, objective, ranks = run.config, run.objective, run.ranks
     logged = (progress.step, progress.units, time.monotonic())
     for step in range(progress.step + 1, config.steps + 1):
         batch = batches.micro_batches(step)
@@ -62,6 +61,7 @@ def run_steps(
         metrics: Metrics = {}
         if config.is_logged(step):
             metrics = mean_losses(losses, num_targets, ranks) | {"grad_norm": engine.grad_norm, "lr": lr}
+            require_finite(metrics, step)
             metrics |= {"epoch": batches.epoch(step), objective.unit: float(progress.units)}
             metrics |= _pace(progress, logged, objective.unit)
             logged = (step, progress.units, time.monotonic())
@@ -73,14 +73,21 @@ def run_steps(
 
 
 def mean_losses(sums: dict[str, Tensor], num_targets: float, ranks: Ranks) -> Metrics:
-    """Losses per target over all ranks; the host waits for the device. Raises TrainingError if not finite."""
+    """Losses per target over all ranks; the host waits for the device."""
     totals = ranks.sum([value.item() for value in sums.values()])
-    losses = {name: total / num_targets for name, total in zip(sums, totals, strict=True)}
-    if not math.isfinite(losses["loss"]):
-        raise TrainingError(
-            f"the loss is {losses['loss']}; train anew in another --run-dir, with a lower --optimizer.peak-lr"
-        )
-    return losses
+    return {name: total / num_targets for name, total in zip(sums, totals, strict=True)}
+
+
+def require_finite(metrics: Metrics, step: int) -> None:
+    """Raises TrainingError, on every rank alike, where the model has come apart."""
+    broken = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+    if not broken:
+        return
+    name, value = next(iter(broken.items()))
+    at = f"step {step}" + (f" (learning rate {metrics['lr']:g})" if "lr" in metrics else "")
+    raise TrainingError(
+        f"{name} is {value} at {at}; train anew in another --run-dir, with a lower --optimizer.peak-lr"
+    )
 
 
 def _count(objective: Objective, examples: Sequence[Examples]) -> list[float]:

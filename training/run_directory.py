@@ -1,22 +1,27 @@
 """A run is a directory: what is where in it, and whether a command may go on with it. Imports no torch.
 
-config.json     what the run is: its resolved config, its data, the commit that began it
+config.json     the resolved config, the data and the commit of the newest command, and that command's attempt
 metrics.jsonl   a line a logged step; floats are written exactly
 checkpoints/    committed states to go on from
 samples/        pictures drawn while it trained
 model/          the bundle it became
 result.json     written last: the run is finished
+tracking.json   the MLflow run that it is shown as
+
+A command that launches holds the lease and begins an attempt. Workers of an attempt can outlive its command
+for seconds, so they ask before they write whether theirs is still the newest.
 """
 
+import glob
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from infra import configs, storage
 from infra.commit import code_commit
-from infra.errors import ConfigError, UsageError
+from infra.errors import ConfigError, StorageError, TrainingError, UsageError
 from infra.leases import Lease
 from training import checkpoints
 from training.config import RunConfig
@@ -24,7 +29,6 @@ from training.data import TrainingData
 
 FREE_SETTINGS = (
     "name",
-    "steps",
     "log_every_steps",
     "max_failures",
     "register_as",
@@ -37,6 +41,8 @@ FREE_SETTINGS = (
 )
 """May change between two commands of one run: the steps already done do not depend on them."""
 
+LEFT_BEHIND = ("ray-*", "stop-*")
+"""What a command that was killed leaves in the directory."""
 
 RESUME = ("auto", "must", "never")
 
@@ -81,6 +87,9 @@ class RunDirectory:
     def tracking(self) -> str:
         return storage.join(self.path, "tracking.json")
 
+    def sample(self, step: int) -> str:
+        return storage.join(self.samples, f"step-{step:08d}.png")
+
     def lease(self) -> Lease:
         """One writer a run."""
         return Lease(storage.join(self.path, "lease.json"))
@@ -92,11 +101,9 @@ class RunDirectory:
                 f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
             )
         if storage.exists(self.config):
-            refuse_mismatch(storage.read_json(self.config)["identity"], identity(config, data), self.path)
+            refuse_mismatch(self._identity(), identity(config, data), self.path)
         elif any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path)):
-            raise UsageError(
-                f"{self.path} holds something that is not a training run; give an empty --run-dir"
-            )
+            raise self._foreign()
         has_some = any(checkpoints.committed(self.checkpoints))
         if resume == "never" and has_some:
             raise UsageError(
@@ -108,12 +115,16 @@ class RunDirectory:
                 f"{self.path} has no checkpoint to resume from; begin the run with --resume auto"
             )
 
-    def begin(self, config: RunConfig, data: TrainingData, *, resume: str) -> None:
-        """Makes this directory that of the run, at the step to resume from if one is named."""
+    def begin(self, config: RunConfig, data: TrainingData, *, resume: str, attempt: str) -> None:
+        """Makes this directory that of the run, at the step to resume from if one is named.
+
+        From here on, `attempt` is the one that may write.
+        """
         if resume.isdigit():
             checkpoints.rewind(self.checkpoints, int(resume))
             storage.delete(self.result)
         record = {
+            "attempt": attempt,
             "recipe": config.name,
             "config": configs.to_dict(config),
             "data": data.shard_set.uri,
@@ -121,16 +132,59 @@ class RunDirectory:
             "commit": code_commit(),
         }
         storage.write_json(self.config, record)
+        for pattern in LEFT_BEHIND:
+            for path in glob.glob(storage.join(glob.escape(self.path), pattern)):
+                storage.delete(path)
 
-    def finished(self, steps: int) -> dict[str, Any] | None:
-        """The summary of a run that has done `steps`."""
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a run that has done all its steps."""
         if not storage.exists(self.result):
             return None
         summary: dict[str, Any] = storage.read_json(self.result)
-        return summary if summary["steps_done"] >= steps else None
+        return summary
+
+    def newest_step(self) -> int:
+        """Of the newest checkpoint: where the run goes on, unless that one turns out to be damaged."""
+        whole, _ = checkpoints.committed(self.checkpoints)
+        return whole[0].step if whole else 0
 
     def read_metrics(self) -> list[dict[str, float]]:
         return list(read_lines(self.metrics))
+
+    def write_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
+        """All lines anew, in one go."""
+        storage.write(self.metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def _identity(self) -> dict[str, Any]:
+        """Of the run that is here. Raises UsageError where `config.json` is not ours."""
+        try:
+            begun = storage.read_json(self.config)["identity"]
+        except (StorageError, KeyError, TypeError):
+            raise self._foreign() from None
+        if not isinstance(begun, dict):
+            raise self._foreign()
+        return begun
+
+    def _foreign(self) -> UsageError:
+        return UsageError(f"{self.path} holds something that is not a training run; give an empty --run-dir")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One command's turn at a run, as its workers know it."""
+
+    directory: RunDirectory
+    id: str
+
+    def is_newest(self) -> bool:
+        return bool(storage.read_json(self.directory.config)["attempt"] == self.id)
+
+    def require_newest(self) -> None:
+        """Raises TrainingError once another command goes on with the run: what is there is its to write."""
+        if not self.is_newest():
+            raise TrainingError(
+                f"another command goes on with the run in {self.directory.path}; this one ends"
+            )
 
 
 def identity(config: RunConfig, data: TrainingData) -> dict[str, Any]:
@@ -141,14 +195,23 @@ def identity(config: RunConfig, data: TrainingData) -> dict[str, Any]:
 
 def refuse_mismatch(begun: dict[str, Any], wanted: dict[str, Any], place: str) -> None:
     """Raises ConfigError with both values and the remedy where a run would go on as another."""
-    names = [name for name in sorted(begun | wanted) if begun.get(name) != wanted.get(name)]
+    if strange := sorted(begun.keys() ^ wanted.keys()):
+        raise ConfigError(
+            f"the run in {place} is of another kind: only one of the two has {', '.join(strange[:3])}; "
+            f"go on with the recipe in its config.json, or give another --run-dir"
+        )
+    names = [name for name in sorted(begun) if begun[name] != wanted[name]]
     if not names:
         return
-    changes = "; ".join(f"{name} is {begun.get(name)} there and {wanted.get(name)} here" for name in names)
-    remedy = " ".join(_as_option(name, begun.get(name)) for name in names)
-    raise ConfigError(
-        f"the run in {place} is another: {changes}; go on with {remedy}, or give another --run-dir"
+    changes = "; ".join(f"{name} is {begun[name]} there and {wanted[name]} here" for name in names)
+    options = [_as_option(name, begun[name]) for name in names]
+    given, left_out = (
+        " ".join(word for word, is_given in options if is_given is which) for which in (True, False)
     )
+    remedy = " and ".join(
+        part for part in (given and f"with {given}", left_out and f"without {left_out}") if part
+    )
+    raise ConfigError(f"the run in {place} is another: {changes}; go on {remedy}, or give another --run-dir")
 
 
 def read_lines(path: str) -> Iterator[dict[str, float]]:
@@ -161,10 +224,18 @@ def read_lines(path: str) -> Iterator[dict[str, float]]:
                 yield json.loads(line)
 
 
-def _as_option(name: str, value: Any) -> str:
+def _as_option(name: str, value: Any) -> tuple[str, bool]:
+    """As the command line takes it, and whether to give it or to leave it out: a switch is on unless its
+    `no-` is given, and None cannot be given."""
     if name in ("shards", "tokenizer"):
-        return f"the {name} {str(value)[:12]}"
-    return f"--{name.replace('_', '-')} {value}"
+        return f"the {name} {str(value)[:12]}", True
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        owner, dot, switch = option.removeprefix("--").rpartition(".")
+        return f"--{owner}{dot}no-{switch}", not value
+    if value is None:
+        return option, False
+    return f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}", True
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,20 +12,22 @@ from model.bundle import load_tokenizer
 from model.gpt import GPT
 from model.sampling import sample
 from model.tokenizer import Tokenizer
-from training.batches import Clip, held_out
-from training.config import ReconstructConfig, RunConfig
-from training.data import TrainingData
+from training.batches import Clip, stored_clips
+from training.config import ReconstructConfig
 from training.evaluate import as_seen
-from training.objectives import Objective, Predict, assemble
+from training.objectives import Predict, assemble
 from training.pictures import film_rows
+from training.run import Run
 
 Frames = NDArray[np.uint8]
 Weights = dict[str, Tensor]
 
 
-def drawer(config: RunConfig, data: TrainingData, objective: Objective) -> Callable[[Weights], bytes] | None:
+def drawer(run: Run) -> Callable[[Weights], bytes] | None:
     """What draws a PNG from a learner's weights; None where there is nothing to draw."""
-    clips = [c for _, c in held_out(data.shard_set, data.validation, max_clips=config.evaluation.num_samples)]
+    config, data, objective = run.config, run.data, run.objective
+    num_samples = config.evaluation.num_samples
+    clips = [c for _, c in stored_clips(data.shard_set, data.validation, max_clips=num_samples)]
     if not clips:
         return None
     if isinstance(config.objective, ReconstructConfig):

@@ -13,18 +13,18 @@ import torch
 from infra.errors import CheckpointError, Stopped
 from training import checkpoints
 from training.batches import Batches
-from training.config import RunConfig
 from training.data import TrainingData, open_data
 from training.engine import Engine, connect, disconnect
 from training.finish import finish
 from training.job import Job
-from training.listeners import Evaluation, MetricsFile, Samples, Saving, Tracking
+from training.listeners import Evaluation, MetricsFile, Samples, Saving, versions
 from training.loop import Listener, Progress, run_steps
 from training.objectives import Learner, build_objective
 from training.ranks import Ranks
-from training.run_directory import RunDirectory, identity, refuse_mismatch
-from training.samples import drawer
+from training.run import Run
+from training.run_directory import Attempt, RunDirectory, identity, refuse_mismatch
 from training.stopping import StopRequest
+from training.tracked_run import Tracking
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -33,15 +33,46 @@ def work(job: Job) -> dict[str, Any]:
     torch.set_num_threads(job.config.threads_per_worker)
     with stop.listening(), _connected() as ranks:
         data = open_data(job.config, job.data, tokenizer=job.tokenizer)
-        return _train(job.config, RunDirectory.at(job.run_dir), data, ranks, stop)
+        return _train(_join(job, data, ranks), stop)
 
 
-def _train(
-    config: RunConfig, directory: RunDirectory, data: TrainingData, ranks: Ranks, stop: StopRequest
-) -> dict[str, Any]:
-    objective = build_objective(config, data)
+def _join(job: Job, data: TrainingData, ranks: Ranks) -> Run:
+    attempt = Attempt(RunDirectory.at(job.run_dir), job.attempt)
+    ranks.on_first(attempt.require_newest)
+    objective = build_objective(job.config, data)
+    return Run(config=job.config, data=data, objective=objective, ranks=ranks, attempt=attempt)
+
+
+def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
+    engine, batches = _build(run)
+    found, progress = _resume(run, engine)
+    resumed_from = progress.step
+    tracking = Tracking(run)
+    facts = {"identity": identity(run.config, run.data), "mlflow_run_id": tracking.run_id}
+    saving = Saving(run, engine, progress, facts, resumed=found)
+    listeners: list[Listener] = [Evaluation(run, engine), Samples(run, engine)]
+    if run.ranks.is_first:
+        listeners.append(MetricsFile(run.attempt, resumed_step=resumed_from))
+    listeners += [tracking, saving]
+    with _status_told(tracking):
+        if not run_steps(run, engine, batches, progress, listeners, stop):
+            saving.save()
+            raise Stopped(
+                f"stopped after step {progress.step} of {run.config.steps}, saved; "
+                f"repeat the command to go on"
+            )
+        weights = engine.weights() or {}  # all ranks take part, rank 0 gets them
+        summary = run.ranks.on_first(
+            lambda: finish(run, weights, tracking, progress, saving.newest, resumed_from=resumed_from)
+        )
+    engine.close()
+    return summary
+
+
+def _build(run: Run) -> tuple[Engine, Batches]:
+    config, data, ranks = run.config, run.data, run.ranks
     torch.manual_seed(config.seed)
-    engine = Engine(Learner(objective), config.engine, config.optimizer, config.batches, ranks)
+    engine = Engine(Learner(run.objective), config.engine, config.optimizer, config.batches, ranks)
     batches = Batches(
         data.shard_set,
         data.train,
@@ -50,48 +81,32 @@ def _train(
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    found, progress = _resume(config, directory, data, engine, ranks)
-    tracking = Tracking(config, directory, data, ranks)
-    facts = {"identity": identity(config, data), "mlflow_run_id": tracking.run_id}
-    saving = Saving(config, directory, engine, ranks, progress, facts, resumed=found)
-    listeners: list[Listener] = [Evaluation(config, data, objective, engine, ranks)]
-    listeners.append(Samples(config, directory, engine, drawer(config, data, objective)))
-    if ranks.is_first:
-        listeners.append(MetricsFile(directory.metrics, resumed_step=progress.step))
-    listeners += [tracking, saving]
-    resumed_from = progress.step
-    with _status_told(tracking):
-        if not run_steps(config, engine, batches, objective, ranks, progress, listeners, stop):
-            saving.save()
-            raise Stopped(
-                f"stopped after step {progress.step} of {config.steps}, saved; repeat the command to go on"
-            )
-        weights = engine.weights()
-        engine.close()
-        if weights is None:
-            return ranks.broadcast({})
-        summary = finish(
-            config, directory, data, objective, weights, tracking, progress, resumed_from=resumed_from
-        )
-        return ranks.broadcast(summary)
+    return engine, batches
 
 
-def _resume(
-    config: RunConfig, directory: RunDirectory, data: TrainingData, engine: Engine, ranks: Ranks
-) -> tuple[checkpoints.Found, Progress]:
-    found = checkpoints.find(directory.checkpoints, ranks)
-    if ranks.is_first:
-        for damage in found.passed_over:
-            sys.stderr.write(f"passed over a damaged checkpoint: {damage}\n")
+def _resume(run: Run, engine: Engine) -> tuple[checkpoints.Found, Progress]:
+    directory = run.directory
+    found = checkpoints.find(directory.checkpoints, run.ranks)
     if found.checkpoint is None:
         return found, Progress()
     state = found.checkpoint.state
-    refuse_mismatch(state["identity"], identity(config, data), directory.path)
+    if run.ranks.is_first:
+        for warning in _warnings(found, state["versions"]):
+            sys.stderr.write(f"{warning}\n")
+    refuse_mismatch(state["identity"], identity(run.config, run.data), directory.path)
     if engine.load(directory.checkpoints, found.checkpoint.name) != state:
         raise CheckpointError(
             f"the files of {found.checkpoint.name} belong to another state than its manifest"
         )
     return found, Progress(step=state["step"], units=state["units"])
+
+
+def _warnings(found: checkpoints.Found, begun: dict[str, str]) -> Iterator[str]:
+    for damage in found.passed_over:
+        yield f"passed over a damaged checkpoint: {damage}"
+    for name, here in versions().items():
+        if begun.get(name) != here:
+            yield f"saved under {name} {begun.get(name)}, gone on with under {here}: last bits may differ"
 
 
 @contextmanager

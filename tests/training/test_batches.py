@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import ConfigError
 from pipelines.shards import ShardSet
-from training.batches import Batches, Order, held_out, shuffled
+from training.batches import Batches, Order, shuffled, stored_clips
 from training.config import BatchesConfig
 
 SIZES = [4, 4, 3, 4, 1, 4, 2]
@@ -100,8 +100,8 @@ def test_no_clips_are_refused(token_set: ShardSet) -> None:
 
 def test_held_out_clips_are_taken_evenly(frame_set: ShardSet) -> None:
     entries = frame_set.shards("validation")
-    every = [clip_id for clip_id, _ in held_out(frame_set, entries)]
+    every = [clip_id for clip_id, _ in stored_clips(frame_set, entries)]
     assert len(every) == len(set(every)) == 5
-    some = [clip_id for clip_id, _ in held_out(frame_set, entries, max_clips=2)]
+    some = [clip_id for clip_id, _ in stored_clips(frame_set, entries, max_clips=2)]
     assert some == [every[0], every[2]]
-    assert all(isinstance(clip, np.ndarray) for _, clip in held_out(frame_set, entries, max_clips=1))
+    assert all(isinstance(clip, np.ndarray) for _, clip in stored_clips(frame_set, entries, max_clips=1))

@@ -1,11 +1,15 @@
 """The commit protocol with plain files: what DeepSpeed writes is the engine's matter."""
 
+import errno
 import hashlib
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra import storage
 from infra.errors import CheckpointError
 from training import checkpoints
 from training.checkpoints import MANIFEST, FileRecord, hashed_file
@@ -131,6 +135,45 @@ def test_problems_are_told_without_taking_part(root: Path) -> None:
     assert checkpoints.problems(str(checkpoint)) == []
     flip_a_bit(checkpoint / "weights.pt")
     assert checkpoints.problems(str(checkpoint)) == ["weights.pt has other bytes than were committed"]
+
+
+def test_problems_of_a_checkpoint_named_from_where_one_stands(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = commit(root, 10)
+    monkeypatch.chdir(root)
+    assert checkpoints.problems(checkpoint.name) == []
+    (checkpoint / MANIFEST).write_text("{}")
+    (problem,) = checkpoints.problems(checkpoint.name)
+    assert "is not of format" in problem
+
+
+class BadDisk(io.RawIOBase):
+    """What a file on a failing disk reads like."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.faults
+def test_a_file_that_cannot_be_read_is_damage_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(root, 10)
+    bad, open_input = commit(root, 20).name, storage.open_input
+    monkeypatch.setattr(storage, "open_input", lambda uri: BadDisk() if bad in uri else open_input(uri))
+    found = checkpoints.find(str(root), ALONE)
+    assert found.checkpoint is not None
+    assert found.checkpoint.step == 10
+    assert "weights.pt cannot be read: [Errno 5]" in found.passed_over[0].problem
+
+
+def test_pruning_spares_what_may_be_in_the_writing(root: Path) -> None:
+    commit(root, 10)
+    (commit(root, 20) / MANIFEST).unlink()
+    checkpoints.prune(str(root), keep_last=1)
+    assert sorted(path.name[:13] for path in root.iterdir()) == ["step-00000010", "step-00000020"]
 
 
 def test_pruning_keeps_the_last_and_sweeps_up_dead_attempts(root: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from infra import configs
@@ -49,3 +51,10 @@ def test_a_setting_without_effect_is_refused() -> None:
 def test_bf16_without_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"give engine\.zero_stage 1, 2 or 3"):
         EngineConfig(zero_stage=0, dtype="bf16")
+
+
+def test_what_would_fail_at_the_end_of_a_run_is_refused_at_its_start() -> None:
+    with pytest.raises(ConfigError, match="cannot name a model"):
+        replace(get_recipe("gpt_tiny"), register_as="bad name")
+    with pytest.raises(ConfigError, match="must be below 9223372036854775808"):
+        replace(get_recipe("gpt_tiny"), seed=1 << 63)

@@ -1,9 +1,11 @@
 """Whole runs in processes of their own: whatever happens to them, they end as if nothing had."""
 
+import json
 import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,83 @@ def test_killed_at_any_moment_and_repeated_it_ends_the_same(
     summary = runs.run(*arguments, env=bare, before=runs.TORCHRUN)
     assert 0 <= summary["resumed_from"] <= kill_step + 1
     assert ended_the_same(run_dir, summary, undisturbed(stage))
+
+
+@pytest.mark.faults
+def test_killed_before_its_first_step_or_after_its_last_it_ends_the_same(
+    undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    """In start-up, in evaluation, in the end: at seeded moments, wherever those fall."""
+    run_dir, chance = tmp_path / "run", random.Random(7)
+    moments: list[Callable[[], bool]] = [
+        lambda: (run_dir / "config.json").exists(),
+        lambda: any((run_dir / "samples").glob("*.png")),
+        lambda: runs.steps_logged(run_dir) >= runs.STEPS,
+    ]
+    for is_time in moments:
+        process = runs.start(*gpt(token_set, run_dir, 2), env=bare)
+        runs.wait_until(is_time, process)
+        time.sleep(chance.uniform(0.0, 0.5))
+        process.kill()
+        process.communicate()
+    assert ended_the_same(run_dir, runs.run(*gpt(token_set, run_dir, 2), env=bare), undisturbed(2))
+
+
+@pytest.mark.faults
+def test_a_worker_that_dies_while_saving_leaves_no_checkpoint(
+    undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    run_dir = tmp_path / "run"
+    dying = runs.bare_environment(tmp_path / "site", fault=runs.DYING_IN_THE_MIDST_OF_SAVING)
+    runs.run(*gpt(token_set, run_dir, 2), env=dying, code=1)
+    half_written = next((run_dir / "checkpoints").glob("step-00000006-*"))
+    assert any(half_written.iterdir())
+    summary = runs.run(*gpt(token_set, run_dir, 2), env=bare)
+    assert summary["resumed_from"] == 3
+    assert ended_the_same(run_dir, summary, undisturbed(2))
+    assert not half_written.exists()
+
+
+@pytest.mark.faults
+def test_what_the_first_worker_refuses_at_the_end_is_what_is_said(
+    token_set: ShardSet, tokenizer_bundle: str, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    """Others wait for it: they must not end with a lost connection of their own."""
+    run_dir, tokenizer = tmp_path / "run", tmp_path / "tokenizer"
+    shutil.copytree(tokenizer_bundle, tokenizer)
+    process = runs.start(*gpt(token_set, run_dir, 2), f"--tokenizer={tokenizer}", env=bare)
+    runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
+    shutil.rmtree(tokenizer)
+    refusal = runs.finish(process, code=1)
+    assert "bundle" in refusal["error"]
+    assert str(tokenizer) in refusal["error"]
+
+
+def test_a_lineage_names_the_checkpoint(undisturbed: Undisturbed) -> None:
+    run_dir, summary = undisturbed(2)
+    lineage = json.loads((Path(summary["bundle"]) / "lineage.json").read_text())
+    assert lineage["checkpoint"] == {"step": runs.STEPS, "name": newest_checkpoint(run_dir).name}
+
+
+def test_the_finished_model_is_what_the_last_line_measures(undisturbed: Undisturbed) -> None:
+    run_dir, summary = undisturbed(2)
+    measured = [line["step"] for line in runs.metrics(run_dir) if "val_loss" in line]
+    assert measured == [6, runs.STEPS]
+    assert runs.metrics(run_dir)[-1]["val_loss"] == summary["val_loss"]
+
+
+def test_going_on_under_another_version_is_said(
+    undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed(2)[0], run_dir)
+    forget_the_end(run_dir)
+    manifest = newest_checkpoint(run_dir) / "MANIFEST.json"
+    record = json.loads(manifest.read_text())
+    record["state"]["versions"]["torch"] = "1.0"
+    manifest.write_text(json.dumps(record))
+    refusal = runs.run(*gpt(token_set, run_dir, 2), env=bare, code=1)  # the files say otherwise
+    assert "saved under torch 1.0, gone on with under" in refusal["stderr"]
 
 
 def test_every_zero_stage_learns_the_same(undisturbed: Undisturbed) -> None:
@@ -171,6 +250,40 @@ def test_under_ray_train_a_killed_worker_changes_nothing(
     assert ended_the_same(run_dir, summary, expected)
     client = tracking.connect()
     assert client.get_run(summary["mlflow_run_id"]).info.status == "FINISHED"
-    history = client.get_metric_history(summary["mlflow_run_id"], "loss")
-    assert [metric.step for metric in history] == list(range(1, runs.STEPS + 1))
+    assert_tracked_once(run_dir, summary["mlflow_run_id"])
     assert summary["model_version"] == "models:/gpt-tiny/1"
+    return_to_running(summary["mlflow_run_id"], run_dir)
+    assert runs.run(*gpt(token_set, run_dir, 2, launcher="ray"))["was_finished"]
+    assert client.get_run(summary["mlflow_run_id"]).info.status == "FINISHED"
+
+
+@pytest.mark.ray
+@pytest.mark.faults
+def test_under_ray_train_a_killed_command_repeated_at_once_ends_the_same(
+    undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers outlive it for seconds, and must not write into the run that goes on."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run_dir = tmp_path / "run"
+    process = runs.start(*gpt(token_set, run_dir, 2, launcher="ray"))
+    runs.kill_once(process, lambda: runs.steps_logged(run_dir) >= 4)
+    summary = runs.run(*gpt(token_set, run_dir, 2, launcher="ray"))
+    assert ended_the_same(run_dir, summary, undisturbed(2))
+    assert_tracked_once(run_dir, summary["mlflow_run_id"])
+    assert not list(run_dir.glob("ray-*"))
+
+
+def assert_tracked_once(run_dir: Path, run_id: str) -> None:
+    """MLflow has every number of every line of metrics.jsonl, and none of them twice."""
+    client = tracking.connect()
+    lines = runs.metrics(run_dir)
+    for name in {name for line in lines for name in line} - {"step"}:
+        told = [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
+        assert told == [(line["step"], line[name]) for line in lines if name in line], name
+
+
+def return_to_running(run_id: str, run_dir: Path) -> None:
+    """As if the command had been killed between its result and the word to MLflow."""
+    tracking.connect().update_run(run_id, status="RUNNING")
+    record = json.loads((run_dir / "tracking.json").read_text())
+    (run_dir / "tracking.json").write_text(json.dumps(record | {"status": "RUNNING"}))

@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 
 from infra import storage
-from infra.errors import ConfigError, UsageError
+from infra.errors import ConfigError, TrainingError, UsageError
 from pipelines.shards import ShardSet
-from training.config import RunConfig
+from reelgpt.train import Train
+from training.config import ReconstructConfig, RunConfig
 from training.data import TrainingData, open_data
 from training.recipes import get_recipe
-from training.run_directory import RunDirectory, read_lines
+from training.run_directory import Attempt, RunDirectory, read_lines, refuse_mismatch
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def data(config: RunConfig, frame_set: ShardSet) -> TrainingData:
 def begun(run_dir: str, config: RunConfig, data: TrainingData) -> RunDirectory:
     directory = RunDirectory.at(run_dir)
     directory.check(config, data, resume="auto")
-    directory.begin(config, data, resume="auto")
+    directory.begin(config, data, resume="auto", attempt="first")
     return directory
 
 
@@ -34,8 +35,74 @@ def test_the_same_run_may_go_on(begun: RunDirectory, config: RunConfig, data: Tr
     begun.check(config, data, resume="auto")
 
 
-def test_a_run_may_be_made_longer(begun: RunDirectory, config: RunConfig, data: TrainingData) -> None:
-    begun.check(replace(config, steps=config.steps * 2), data, resume="auto")
+def test_another_length_is_another_run(begun: RunDirectory, config: RunConfig, data: TrainingData) -> None:
+    """The learning rate of every step depends on how many there will be."""
+    with pytest.raises(ConfigError, match="steps is 500 there and 250 here; go on with --steps 500"):
+        begun.check(replace(config, steps=250), data, resume="auto")
+
+
+def test_what_a_killed_command_left_is_swept_up(
+    begun: RunDirectory, config: RunConfig, data: TrainingData
+) -> None:
+    for name in ("ray-1234/progress.json", "stop-1234", "stop-1234.job.json"):
+        storage.write(f"{begun.path}/{name}", b"")
+    begun.begin(config, data, resume="auto", attempt="second")
+    assert [file.name for file in storage.list_files(begun.path)] == ["config.json"]
+
+
+def test_the_newest_command_is_the_one_that_may_write(
+    begun: RunDirectory, config: RunConfig, data: TrainingData
+) -> None:
+    begun.begin(config, data, resume="auto", attempt="second")
+    Attempt(begun, "second").require_newest()
+    with pytest.raises(TrainingError, match="another command goes on with the run"):
+        Attempt(begun, "first").require_newest()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--objective.no-flip",),
+        ("--objective.model.levels", "8", "8"),
+        ("--objective.frames-per-clip", "3"),
+        ("--optimizer.peak-lr", "0.0001"),
+        ("--objective.no-flip", "--seed", "3"),
+    ],
+)
+def test_the_remedy_is_a_command_line_that_parses(
+    options: tuple[str, ...], run_dir: str, config: RunConfig, data: TrainingData
+) -> None:
+    words = "tokenizer_tiny", "--data", "frames", "--run-dir", "run"
+    begun = Train.parse((*words, *options)).config
+    assert begun is not None
+    RunDirectory.at(run_dir).begin(begun, data, resume="auto", attempt="first")
+    with pytest.raises(ConfigError) as refused:
+        RunDirectory.at(run_dir).check(config, data, resume="auto")
+    remedy = str(refused.value).partition("go on with ")[2].partition(", or give")[0]
+    assert Train.parse((*words, *remedy.split())).config == begun
+
+
+def test_a_switch_that_was_left_on_is_left_out_again(
+    begun: RunDirectory, config: RunConfig, data: TrainingData
+) -> None:
+    objective = config.objective
+    assert isinstance(objective, ReconstructConfig)
+    with pytest.raises(ConfigError, match=r"go on without --objective\.no-flip, or"):
+        begun.check(replace(config, objective=replace(objective, flip=False)), data, resume="auto")
+
+
+def test_a_setting_that_only_one_has_makes_another_kind_of_run() -> None:
+    with pytest.raises(ConfigError, match=r"another kind: only one of the two has model\.dim, z;"):
+        refuse_mismatch({"z": None, "seed": 0}, {"model.dim": 1, "seed": 0}, "run")
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "gpt2"}', "[]", "{not json", '{"identity": 3}'])
+def test_the_config_of_somebody_else_is_refused(
+    content: str, tmp_path: Path, config: RunConfig, data: TrainingData
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UsageError, match="not a training run; give an empty --run-dir"):
+        RunDirectory.at(str(tmp_path)).check(config, data, resume="auto")
 
 
 def test_another_seed_is_refused_with_both_values_and_the_remedy(

@@ -1,0 +1,53 @@
+import pytest
+
+from infra.errors import ConfigError, UsageError
+from pipelines.shards import ShardSet
+from reelgpt.evaluate import Evaluate
+from reelgpt.train import Train
+from training.config import PredictConfig
+from training.launch import train
+from training.recipes import get_recipe
+
+PLACES = ("--data", "tokens", "--run-dir", "run")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("gpt_tiny", *PLACES, "--objective.z-weight", "0.5"),
+        (*PLACES, "gpt_tiny", "--objective.z-weight", "0.5"),
+        (*PLACES, "--objective.z-weight", "0.5", "gpt_tiny"),
+    ],
+)
+def test_wherever_the_recipe_stands_the_settings_are_its_own(words: tuple[str, ...]) -> None:
+    config = Train.parse(words).config
+    assert config is not None
+    assert config.name == "gpt_tiny"
+    assert isinstance(config.objective, PredictConfig)
+    assert config.objective.z_weight == 0.5
+
+
+def test_a_variant_may_be_called_as_another_recipe() -> None:
+    command = Train.parse(("--name", "gpt_tiny", *PLACES, "tokenizer_tiny"))
+    assert command.config is not None
+    assert command.config.objective == get_recipe("tokenizer_tiny").objective
+
+
+def test_an_unknown_recipe_after_its_options_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is no recipe 'gpt_tinny'; did you mean 'gpt_tiny'"):
+        Train.parse((*PLACES, "gpt_tinny"))
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
+def test_a_password_is_not_handed_to_ray(
+    variable: str, token_set: ShardSet, run_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://ann:secret@mlflow.example")
+    with pytest.raises(UsageError, match=f"{variable} has a password in it, which Ray records") as refused:
+        train(get_recipe("gpt_tiny"), data=token_set.uri, run_dir=run_dir, launcher="ray")
+    assert "secret" not in str(refused.value)
+
+
+def test_judging_on_no_clip_is_refused() -> None:
+    with pytest.raises(UsageError, match="--max-clips -3 looks at nothing"):
+        Evaluate(model="model", data="tokens", max_clips=-3).run()
