@@ -27,3 +27,10 @@ def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or cls.__name__
         raise ConfigError(f"{place}: {first['msg']}") from None
+
+
+def check_at_least(least: int, **settings: int) -> None:
+    """Raises ConfigError naming the first setting that is smaller."""
+    for name, value in settings.items():
+        if value < least:
+            raise ConfigError(f"{name}={value} must be at least {least}")

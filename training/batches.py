@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from infra.errors import ConfigError
 from pipelines import shards
 from pipelines.shards import ShardEntry, ShardSet
-from training.config import BatchesConfig
+from training.batches_config import BatchesConfig
 
 Clip = NDArray[np.integer[Any]]
 """Frames (T, H, W, 3) uint8 or codes (t, h, w) uint16."""

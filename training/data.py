@@ -13,7 +13,8 @@ from model.bundle import BundleInfo, read_bundle
 from model.config import TokenizerConfig
 from model.tasks import Grid, sequence_length
 from pipelines.shards import ShardEntry, ShardSet, Split
-from training.config import PredictConfig, ReconstructConfig, RunConfig
+from training.config import RunConfig
+from training.objective_config import PredictConfig, ReconstructConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

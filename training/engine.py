@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import CheckpointError, StorageError
+from training.batches_config import BatchesConfig
 from training.checkpoints import FileRecord, hashed_file
-from training.config import BatchesConfig, EngineConfig, OptimizerConfig
+from training.engine_config import EngineConfig, OptimizerConfig
 from training.objectives import Examples
 from training.ranks import Ranks
 

@@ -10,10 +10,11 @@ from infra.commit import code_commit
 from model.bundle import BundleInfo, save_bundle
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
-from training.config import PredictConfig, RunConfig
+from training.config import RunConfig
 from training.data import TrainingData
 from training.evaluate import evaluate_gpt, evaluate_tokenizer
 from training.loop import Progress
+from training.objective_config import PredictConfig
 from training.objectives import Predict, assemble
 from training.run import Run
 from training.run_directory import RunDirectory

@@ -21,8 +21,9 @@ from model.tasks import collate, with_noise
 from model.tokenizer import Tokenizer, to_floats
 from model.vocabulary import PAD, Vocabulary
 from training.batches import Clip
-from training.config import PredictConfig, ReconstructConfig, RunConfig
+from training.config import RunConfig
 from training.data import TrainingData
+from training.objective_config import PredictConfig, ReconstructConfig
 
 Examples = dict[str, Tensor]
 """One micro-batch, as the learner takes it."""

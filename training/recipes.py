@@ -5,17 +5,12 @@ from collections.abc import Callable
 
 from infra.errors import ConfigError
 from model.config import TokenizerConfig
-from training.config import (
-    BatchesConfig,
-    CheckpointsConfig,
-    EngineConfig,
-    EvaluationConfig,
-    GPTShape,
-    OptimizerConfig,
-    PredictConfig,
-    ReconstructConfig,
-    RunConfig,
-)
+from training.batches_config import BatchesConfig
+from training.checkpoints_config import CheckpointsConfig
+from training.config import RunConfig
+from training.engine_config import EngineConfig, OptimizerConfig
+from training.evaluation_config import EvaluationConfig
+from training.objective_config import GPTShape, PredictConfig, ReconstructConfig
 
 
 def tokenizer_tiny() -> RunConfig:

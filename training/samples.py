@@ -13,8 +13,8 @@ from model.gpt import GPT
 from model.sampling import sample
 from model.tokenizer import Tokenizer
 from training.batches import Clip, stored_clips
-from training.config import ReconstructConfig
 from training.evaluate import as_seen
+from training.objective_config import ReconstructConfig
 from training.objectives import Predict, assemble
 from training.pictures import film_rows
 from training.run import Run

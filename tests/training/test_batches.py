@@ -7,7 +7,7 @@ import pytest
 from infra.errors import ConfigError
 from pipelines.shards import ShardSet
 from training.batches import Batches, Order, shuffled, stored_clips
-from training.config import BatchesConfig
+from training.batches_config import BatchesConfig
 
 SIZES = [4, 4, 3, 4, 1, 4, 2]
 CONFIG = BatchesConfig(global_batch=12, micro_batch=2, window_groups=3)

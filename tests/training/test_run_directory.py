@@ -7,8 +7,9 @@ from infra import storage
 from infra.errors import ConfigError, TrainingError, UsageError
 from pipelines.shards import ShardSet
 from reelgpt.train import Train
-from training.config import ReconstructConfig, RunConfig
+from training.config import RunConfig
 from training.data import TrainingData, open_data
+from training.objective_config import ReconstructConfig
 from training.recipes import get_recipe
 from training.run_directory import Attempt, RunDirectory, read_lines, refuse_mismatch
 

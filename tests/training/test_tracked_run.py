@@ -10,8 +10,8 @@ import pytest
 
 from infra import storage, tracking
 from pipelines.shards import ShardSet
-from training.config import EvaluationConfig
 from training.data import open_data
+from training.evaluation_config import EvaluationConfig
 from training.listeners import MetricsFile
 from training.objectives import build_objective
 from training.ranks import Ranks
