@@ -61,6 +61,16 @@ class TokenizerConfig:
         num_halvings = (self.downsample // self.patch_size).bit_length() - 1
         return tuple(min(self.base_channels << i, self.max_channels) for i in range(num_halvings + 1))
 
+    def encoded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width at which frames of `height` x `width` pixels are encoded.
+
+        The shorter side becomes `frame_size`, the longer one the nearest multiple of `downsample` in
+        proportion: a picture is stretched by less than a code's square.
+        """
+        scale = self.frame_size / min(height, width)
+        rows, columns = (round(side * scale / self.downsample) * self.downsample for side in (height, width))
+        return rows, columns
+
     def grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Codes (t, h, w) of a clip; the time axis is kept, as every frame is encoded by itself."""
         if num_frames < 1 or min(height, width) < 1 or height % self.downsample or width % self.downsample:

@@ -70,13 +70,14 @@ def to_floats(frames: Tensor) -> Tensor:
     return frames.movedim(-1, -3).float() / 127.5 - 1.0
 
 
-def resize(frames: Tensor, size: int) -> Tensor:
-    """Square frames (..., S, S, 3) uint8 to (..., size, size, 3) uint8: bilinear, with antialiasing."""
-    if frames.shape[-2] == size:
+def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Frames (..., H, W, 3) uint8 to `size` (height, width), (..., h, w, 3) uint8: bilinear, with
+    antialiasing."""
+    if frames.shape[-3:-1] == size:
         return frames
-    flat = frames.movedim(-1, -3).flatten(0, -4).float()  # (N, 3, S, S)
-    resized = F.interpolate(flat, size=(size, size), mode="bilinear", antialias=True)
-    whole = resized.round().clamp(0, 255).to(torch.uint8)  # (N, 3, size, size)
+    flat = frames.movedim(-1, -3).flatten(0, -4).float()  # (N, 3, H, W)
+    resized = F.interpolate(flat, size=size, mode="bilinear", antialias=True)
+    whole = resized.round().clamp(0, 255).to(torch.uint8)  # (N, 3, h, w)
     return cast(Tensor, whole.movedim(-3, -1).unflatten(0, frames.shape[:-3]))
 
 

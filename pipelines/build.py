@@ -72,7 +72,7 @@ class VideoJob:
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
-            _check_size(self.config.sampling.size, self.tokenizer)
+            _check_size(min(map(min, self.config.sampling.frame_sizes)), self.tokenizer)
 
     @property
     def kind(self) -> Kind:
@@ -132,7 +132,7 @@ def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:
         )
     if not frames.manifest.shards:
         raise UsageError(f"{frames.uri} holds no clip to tokenize; its sources failed or were filtered out")
-    _check_size(min(entry.shape[1] for entry in frames.manifest.shards), job.tokenizer)
+    _check_size(min(min(entry.shape[1:3]) for entry in frames.manifest.shards), job.tokenizer)
     out = storage.absolute(job.out)
     parent = frames.manifest.fingerprint
     settings = _claim(

@@ -1,20 +1,28 @@
 """Settings of the pipeline. What changes the result is a config and enters the recipe id; resources do
 not."""
 
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 from infra.errors import ConfigError
 from infra.hashing import MIB
 
+SIDE = 128
+SQUARE = 8
+"""Pixels along the side of the square that one code stands for, at least: no tokenizer has smaller ones."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
     """Which frames of a video become clips."""
 
-    size: int = 128
+    size: int = SIDE
     """Height and width of a frame in pixels: the shorter side is resized to it, the longer one cropped around
     its centre."""
+    buckets: tuple[str, ...] = ()
+    """Sizes of frames as WIDTHxHEIGHT, in place of one square: a source goes to the one nearest in aspect
+    ratio, resized to cover it and cropped around its centre."""
     fps: float = 8.0
     """Frames sampled a second, by timestamp, whatever the video's own rate."""
     clip_frames: int = 8
@@ -25,7 +33,10 @@ class SamplingConfig:
     """Length of a span: the unit of work, of retry and of failure."""
 
     def __post_init__(self) -> None:
-        _at_least("size", self.size, 8)
+        _at_least("size", self.size, SQUARE)
+        if self.buckets:
+            object.__setattr__(self, "buckets", tuple(sorted(set(self.buckets))))
+            self._check_buckets()
         _at_least("clip_frames", self.clip_frames, 1)
         _at_least("stride_frames", self.stride_frames, 1)
         if not 0 < self.fps <= 1000:
@@ -41,6 +52,28 @@ class SamplingConfig:
                 f"span_seconds={self.span_seconds:g} at fps={self.fps:g} holds no clip of {self.clip_frames} "
                 f"frames; give at least {self.clip_frames / self.fps:g} seconds"
             )
+
+    def _check_buckets(self) -> None:
+        for bucket in self.buckets:
+            if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", bucket):
+                raise ConfigError(
+                    f"{bucket!r} in buckets is no size of a frame; give WIDTHxHEIGHT, such as 160x96"
+                )
+            sides = [int(side) for side in bucket.split("x")]
+            if any(side % SQUARE for side in sides):
+                nearest = "x".join(str(max(1, round(side / SQUARE)) * SQUARE) for side in sides)
+                raise ConfigError(
+                    f"{bucket} in buckets does not divide into squares of {SQUARE} pixels, of which a "
+                    f"tokenizer makes a code each; the nearest that does is {nearest}"
+                )
+        if self.size != SIDE:
+            raise ConfigError(f"size={self.size} has no effect beside buckets; leave one of them out")
+
+    @property
+    def frame_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each kind of frame."""
+        sides = [bucket.split("x") for bucket in self.buckets]
+        return tuple((int(height), int(width)) for width, height in sides) or ((self.size, self.size),)
 
     @property
     def frames_per_span(self) -> int:

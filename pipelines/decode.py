@@ -55,9 +55,12 @@ class Decoded:
     """What became of a span: frames, or the class of the error and a sentence."""
 
     frames: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
-    """(N, size, size, 3) uint8, shown at start + j / fps."""
+    """(N, H, W, 3) uint8, shown at start + j / fps; H x W is one of the sizes asked for."""
     indices: tuple[int, ...] = ()
     """Which distinct picture each frame is; equal neighbours are repeats."""
+    width: int = 0
+    """Of the source, upright and in square pixels; 0 where it cannot be opened."""
+    height: int = 0
     decoder: str | None = None
     num_source_frames: int = 0
     num_damaged: int = 0
@@ -78,11 +81,18 @@ class Decoder:
         self._child: _Child | None = None
 
     def decode(
-        self, file: IO[bytes], *, start_seconds: float, end_seconds: float | None, fps: float, size: int
+        self,
+        file: IO[bytes],
+        *,
+        start_seconds: float,
+        end_seconds: float | None,
+        fps: float,
+        sizes: tuple[tuple[int, int], ...],
     ) -> Decoded:
-        """Frames of [start, end) seconds of an open local file; `end_seconds` None means up to its end."""
+        """Frames of [start, end) seconds of an open local file, at the one of `sizes` (height, width) that is
+        nearest in aspect ratio; `end_seconds` None means up to its end."""
         answer, payload = self._ask(
-            file, {"verb": "decode", "start": start_seconds, "end": end_seconds, "fps": fps, "size": size}
+            file, {"verb": "decode", "start": start_seconds, "end": end_seconds, "fps": fps, "sizes": sizes}
         )
         if "shape" in answer:
             answer["frames"] = np.frombuffer(payload, np.uint8).reshape(answer.pop("shape"))
@@ -280,7 +290,7 @@ def read_frames(
     try:
         with opened_locally(uri) as file:
             decoded = decoder.decode(
-                file, start_seconds=start_seconds, end_seconds=end_seconds, fps=fps, size=size
+                file, start_seconds=start_seconds, end_seconds=end_seconds, fps=fps, sizes=((size, size),)
             )
     finally:
         decoder.close()

@@ -110,19 +110,21 @@ def _probe(path: str) -> dict[str, Any]:
 
 
 def _decode(path: str, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-    """Frames shown at start + j / fps inside [start, end), (N, size, size, 3) uint8; `end` may be open
-    (None)."""
+    """Frames shown at start + j / fps inside [start, end), (N, H, W, 3) uint8, H x W the one of `sizes` that
+    is nearest in aspect ratio; `end` may be open (None)."""
     with _opened(path) as (container, stream):
         container_format = container.format.name
-        shape = Shape.of(stream, request["size"])
+        shape = Shape.of(stream, request["sizes"])
         duration = _duration(stream)
     sampled = _decode_with_decord(path, shape, request) if container_format in DECORD_CONTAINERS else None
     if sampled is None:
         sampled = _decode_with_pyav(path, shape, request)
-    frames = sampled.frames(shape.size)
+    frames = sampled.frames(shape.crop)
     answer = {
         "decoder": sampled.decoder,
         "shape": list(frames.shape),
+        "width": shape.source_width,
+        "height": shape.source_height,
         "indices": sampled.indices,
         "num_source_frames": sampled.num_source_frames,
         "num_damaged": sampled.num_damaged,
@@ -138,7 +140,7 @@ class Sampled:
     def __init__(self, decoder: str) -> None:
         self.decoder = decoder
         self.pictures: list[np.ndarray] = []
-        """Upright, (H, W, 3) uint8, the shorter side as asked."""
+        """Upright, (H, W, 3) uint8, one side as asked, the other as asked or longer."""
         self.indices: list[int] = []
         self.num_source_frames = 0
         """Frames the decoder saw; of the whole file where it has an index, else up to the end of the span."""
@@ -147,41 +149,51 @@ class Sampled:
         self.last_frame_seconds = 0.0
         self.last_kept: Any = None
 
-    def frames(self, size: int) -> np.ndarray:
-        """Cropped around the centre, (N, size, size, 3) uint8."""
+    def frames(self, crop: tuple[int, int]) -> np.ndarray:
+        """Cropped around the centre to (height, width), (N, height, width, 3) uint8."""
+        height, width = crop
         if not self.indices:
-            return np.zeros((0, size, size, 3), np.uint8)
-        height, width = self.pictures[0].shape[:2]
-        top, left = (height - size) // 2, (width - size) // 2
-        return np.stack([picture[top : top + size, left : left + size] for picture in self.pictures])[
-            self.indices
-        ]
+            return np.zeros((0, height, width, 3), np.uint8)
+        top, left = (self.pictures[0].shape[0] - height) // 2, (self.pictures[0].shape[1] - width) // 2
+        cropped = [picture[top : top + height, left : left + width] for picture in self.pictures]
+        return np.stack(cropped)[self.indices]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Of the upright picture whose shorter side is `size`, from square pixels."""
+    """Of the upright picture, from square pixels: just large enough to cover `crop`."""
 
     width: int
     height: int
     quarter_turns: int
     """Counter-clockwise, from the coded picture to the upright one."""
-    size: int
+    crop: tuple[int, int]
+    """Height and width of what is cut out of its centre."""
+    source_width: int
+    source_height: int
 
     @classmethod
-    def of(cls, stream: Any, size: int) -> "Shape":
+    def of(cls, stream: Any, sizes: list[tuple[int, int]]) -> "Shape":
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         width, height = stream.width * (aspect if aspect > 0 else 1), stream.height
         turns = _quarter_turns(stream)
         if turns % 2:
             width, height = height, width
-        scale = Fraction(size) / min(width, height)
-        return cls(max(size, round(width * scale)), max(size, round(height * scale)), turns, size)
+        rows, columns = _nearest_in_aspect(sizes, float(width / height))
+        scale = max(Fraction(rows) / height, Fraction(columns) / width)
+        covering = (max(columns, round(width * scale)), max(rows, round(height * scale)))
+        return cls(*covering, turns, (rows, columns), round(width), round(height))
 
     def convert(self, frame: Any) -> np.ndarray:
         """One PyAV frame, resized and turned upright, (H, W, 3) uint8."""
         width, height = (self.height, self.width) if self.quarter_turns % 2 else (self.width, self.height)
         return np.rot90(frame.to_ndarray(width=width, height=height, format="rgb24"), self.quarter_turns)
+
+
+def _nearest_in_aspect(sizes: list[tuple[int, int]], aspect: float) -> tuple[int, int]:
+    """The first of `sizes` (height, width) that distorts or crops least: as a ratio, so by the logarithm."""
+    rows, columns = min(sizes, key=lambda size: abs(math.log(size[1] / size[0] / aspect)))
+    return rows, columns
 
 
 def _quarter_turns(stream: Any) -> int:

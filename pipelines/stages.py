@@ -56,7 +56,7 @@ def decode_spans(spans: pa.Table, config: ExtractConfig) -> Iterator[pa.Table]:
                 start_seconds=span.start_seconds,
                 end_seconds=span.end_seconds,
                 fps=config.sampling.fps,
-                size=config.sampling.size,
+                sizes=config.sampling.frame_sizes,
             )
         yield pa.Table.from_pylist(
             [outcomes.of_span(span, decoded, config)], schema=records.record_schema("frames")
@@ -147,7 +147,8 @@ class TokenizeRecords:
         frames = np.zeros((self._clips_per_batch, *shape), np.uint8)
         for index, clip in enumerate(clips):
             frames[index] = np.frombuffer(clip.pop("frames"), np.uint8).reshape(clip.pop("shape"))
-        batch = self._resize(torch.from_numpy(frames).to(self._device), self._tokenizer.config.frame_size)
+        encoded_size = self._tokenizer.config.encoded_size(*frames.shape[2:4])
+        batch = self._resize(torch.from_numpy(frames).to(self._device), encoded_size)
         codes = self._tokenizer.encode(batch).cpu().numpy().astype("<u2")  # (B, t, h, w)
         for clip, grid in zip(clips, codes[: len(clips)], strict=True):
             clip["codes"], clip["grid"] = grid.tobytes(), list(grid.shape)

@@ -116,7 +116,7 @@ def as_seen(clip: Clip, config: TokenizerConfig) -> NDArray[np.uint8]:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     crop = torch.from_numpy(clip[:, top : top + side, left : left + side].copy())
-    frames: NDArray[np.uint8] = resize(crop, config.frame_size).numpy()
+    frames: NDArray[np.uint8] = resize(crop, (config.frame_size, config.frame_size)).numpy()
     return frames
 
 

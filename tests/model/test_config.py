@@ -14,6 +14,13 @@ def test_a_clip_maps_to_one_grid_of_codes_a_frame() -> None:
     assert TokenizerConfig(downsample=16).grid(1, 64, 64) == (1, 4, 4)
 
 
+def test_frames_are_encoded_with_their_shorter_side_at_the_size_the_tokenizer_was_made_for() -> None:
+    config = TokenizerConfig(downsample=8, frame_size=64)
+    assert config.encoded_size(128, 128) == (64, 64)
+    assert config.encoded_size(96, 160) == (64, 104)
+    assert config.encoded_size(160, 96) == (104, 64)
+
+
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [

@@ -87,11 +87,11 @@ def test_bytes_survive_being_floats() -> None:
 def test_resizing_averages_what_it_makes_smaller() -> None:
     stripes = torch.zeros(1, 2, 16, 16, 3, dtype=torch.uint8)
     stripes[:, 1, :, ::2] = 200
-    smaller = resize(stripes, 4)
+    smaller = resize(stripes, (4, 4))
     assert smaller.shape == (1, 2, 4, 4, 3)
     assert not smaller[:, 0].any()
     assert (smaller[:, 1].float() - 100).abs().max() < 10
-    assert torch.equal(resize(stripes, 16), stripes)
+    assert torch.equal(resize(stripes, (16, 16)), stripes)
 
 
 def test_a_haar_step_keeps_the_energy_and_shows_edges_alone_in_the_details() -> None:

@@ -44,7 +44,7 @@ def decode() -> Iterator[Callable[..., Decoded]]:
     ) -> Decoded:
         with open(path, "rb") as file:
             return decoder.decode(
-                file, start_seconds=start_seconds, end_seconds=end_seconds, fps=5.0, size=size
+                file, start_seconds=start_seconds, end_seconds=end_seconds, fps=5.0, sizes=((size, size),)
             )
 
     yield run
@@ -138,14 +138,29 @@ def test_pixels_that_are_not_square_are_made_so(folder: Path, decode: Callable[.
     assert difference < 9
 
 
+@pytest.mark.parametrize("source", ["testsrc2=size=320x180:rate=25", "testsrc2=size=120x240:rate=25"])
+def test_a_source_goes_to_the_size_nearest_in_aspect_ratio_and_covers_it(folder: Path, source: str) -> None:
+    path = make_video(folder / f"{source[14:21]}.mp4", source=source, seconds=1)
+    decoder, sizes = Decoder(DecodeLimits()), ((96, 160), (128, 128), (160, 96))
+    with open(path, "rb") as file:
+        decoded = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, sizes=sizes)
+        square = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, sizes=((96, 96),))
+    decoder.close()
+    assert decoded.frames.shape == (5, *(sizes[0] if decoded.width > decoded.height else sizes[2]), 3)
+    assert (decoded.width, decoded.height) in [(320, 180), (120, 240)]
+    top, left = (decoded.frames.shape[1] - 96) // 2, (decoded.frames.shape[2] - 96) // 2
+    centre = decoded.frames[:, top : top + 96, left : left + 96].astype(int)
+    assert np.abs(centre - square.frames).mean() < 12  # the same picture, a few per cent larger at most
+
+
 def test_a_killed_child_is_replaced_and_the_span_tried_again(folder: Path) -> None:
     path = make_video(folder / "again.mp4", options=("-c:v", "libx264"))
     decoder = Decoder(DecodeLimits())
     with open(path, "rb") as file:
-        before = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, size=96)
+        before = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, sizes=((96, 96),))
         assert decoder._child is not None
         decoder._child._process.kill()
-        after = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, size=96)
+        after = decoder.decode(file, start_seconds=0, end_seconds=None, fps=5, sizes=((96, 96),))
     decoder.close()
     np.testing.assert_array_equal(before.frames, after.frames)
     assert (before.attempts, after.attempts) == (1, 2)
@@ -155,7 +170,7 @@ def test_too_much_cpu_ends_the_span_with_its_class(folder: Path) -> None:
     path = make_video(folder / "long.ts", source="testsrc2=size=160x120:rate=60", seconds=12)
     decoder = Decoder(DecodeLimits(cpu_seconds=1, attempts=1))
     with open(path, "rb") as file:
-        decoded = decoder.decode(file, start_seconds=0, end_seconds=None, fps=60, size=1024)
+        decoded = decoder.decode(file, start_seconds=0, end_seconds=None, fps=60, sizes=((1024, 1024),))
     decoder.close()
     assert decoded.error_class == "cpu_limit"
 
