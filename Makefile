@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast test-faults check format
@@ -28,13 +29,13 @@ demo: $(INSTALLED)
 	$(BIN)/reelgpt demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not exhaustive"
+	$(PYTEST) -m "not exhaustive"
 
 test-fast: $(INSTALLED)
-	$(BIN)/pytest -m "not ray and not deepspeed and not slow and not faults and not gpu and not exhaustive"
+	$(PYTEST) -m "not ray and not deepspeed and not slow and not faults and not gpu and not exhaustive"
 
 test-faults: $(INSTALLED)
-	$(BIN)/pytest -m faults
+	$(PYTEST) -m faults
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -4,23 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clusters import Cluster, two_node_cluster
+from tests.clusters import Cluster
 from tests.media import make_bad_files, make_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 SETTINGS = ("--sampling.span-seconds", "1", "--sampling.clip-frames", "4", "--sampling.stride-frames", "4")
 OVER_BUDGET = 3
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with two_node_cluster() as started:
-        yield started
 
 
 def run(*args: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -2,13 +2,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from infra import jobs
 from infra.errors import JobError, UsageError
-from tests.clusters import Cluster, two_node_cluster
+from tests.clusters import Cluster
 
 WHERE_CODE_COMES_FROM = """
 import os, sys, time
@@ -42,12 +41,6 @@ sys.exit(end.exit_code)
 def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in jobs.ADDRESS_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with two_node_cluster() as started:
-        yield started
 
 
 def test_the_address_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ os.fsync = die_in_step_6
 """
 """Of the second worker, while its first file is not on the disk yet."""
 TIMING = ("seconds_per_step", "tokens_per_second", "frames_per_second", "timestamp_ms")
-PATIENCE_SECONDS = 100.0
+PATIENCE_SECONDS = 250.0
 
 
 def bare_environment(folder: Path, *, fault: str = "") -> dict[str, str]:
