@@ -1,6 +1,8 @@
 """Keep a clip or reject it with a reason. Scores are kept either way, so that thresholds can tighten
 later."""
 
+from dataclasses import fields
+
 import numpy as np
 
 from pipelines.config import FilterConfig
@@ -23,3 +25,10 @@ def reject_reason(scores: dict[str, float], num_frames: int, config: FilterConfi
     if num_frames > 1 and scores["motion"] < config.min_motion:
         return "frozen"
     return None
+
+
+def is_tighter(now: FilterConfig, before: FilterConfig) -> bool:
+    """Whether `now` keeps no clip that `before` rejected: least values rose, greatest ones fell."""
+    signs = {"min": 1, "max": -1}
+    changed = ((f.name, getattr(now, f.name), getattr(before, f.name)) for f in fields(now))
+    return all(a == b or (a - b) * signs.get(name.split("_")[0], 0) > 0 for name, a, b in changed)

@@ -11,6 +11,7 @@ from pipelines.config import ExtractConfig
 from pipelines.decode import Decoded
 from pipelines.filters import reject_reason, score
 from pipelines.spans import Span
+from pipelines.verdicts import thresholds_key
 
 ENDS_EARLY_SECONDS = 1.0
 """A video that ends this much before the time its container promises is called cut off."""
@@ -38,6 +39,7 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
         "num_frames": len(decoded.frames),
         "num_clips": kept,
         "rejected": sorted(rejected.items()),
+        "judged_by": thresholds_key(config.filters),
         "attempts": decoded.attempts,
         "decode_cpu_seconds": decoded.cpu_seconds,
         "tokenize_seconds": 0.0,
@@ -58,7 +60,7 @@ def _clip_row(clip: Clip, config: ExtractConfig) -> dict[str, Any]:
         "num_frames": len(clip.frames),
         "repeated_frames": clip.repeated_frames,
         "scores": sorted(scores.items()),
-        "shape": list(clip.frames.shape),
+        "shape": None if rejected else list(clip.frames.shape),
         "frames": None if rejected else clip.frames.tobytes(),
         "rejected": rejected,
     }

@@ -1,7 +1,8 @@
-"""Span files to a sealed shard set that does not depend on cluster, order or interruptions.
+"""Clips to a sealed set that does not depend on cluster, order or interruptions.
 
-A clip's shard and its place in it come from the hash of its id alone. Clips are spilled to a scratch file a
-shard, so that memory holds one shard at a time; the manifest goes last.
+The steps: survey (judge and count every clip), drop duplicates, spill the kept ones to a scratch file a
+shard, write the shards, seal. A clip's shard and its place in it come from the hash of its id alone. Memory
+holds one shard at a time; the manifest goes last.
 """
 
 import contextlib
@@ -10,32 +11,51 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from infra import storage
-from pipelines import records, shards
-from pipelines.config import PackConfig
-from pipelines.shards import Kind, Manifest, ShardEntry, Split, TableEntry, clip_schema
+from pipelines import shards
+from pipelines.config import FilterConfig, PackConfig
+from pipelines.origins import Origin, shape_name
+from pipelines.shards import Kind, Manifest, ShardEntry, ShardSet, Split, TableEntry, clip_schema
+from pipelines.totals import totals_of
+from pipelines.verdicts import Changes, changed_outcomes, count_changes, verdicts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """What a manifest says of a set beside its content."""
+    """What a manifest says of a set beside its content, and what decides which clips are in it."""
 
     kind: Kind
     recipe_id: str
     config: dict[str, Any]
     held_out: frozenset[str]
     """Ids of the validation sources."""
+    filters: FilterConfig
     pack: PackConfig
     tokenizer: str | None = None
     tokenizer_fingerprint: str | None = None
     num_codes: int | None = None
     parents: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a set is packed from."""
+
+    origins: Sequence[Origin]
+    sources: pa.Table
+    spans: pa.Table | None = None
+    """The outcomes of all spans where they are not those of the origins."""
+    former: ShardSet | None = None
+    """The sealed set that this one takes the place of."""
+    carried: ShardSet | None = None
+    """The same where all its shards and spans stay as they are."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -45,98 +65,109 @@ class Bucket:
     split: Split
     shape: tuple[int, ...]
 
-    def path(self, number: int) -> str:
-        return f"{'x'.join(map(str, self.shape))}-{number:05d}"
+    def path(self, generation: int, number: int) -> str:
+        later = f"g{generation}-" if generation else ""
+        return f"shards/{self.split}-{'x'.join(map(str, self.shape))}-{later}{number:05d}.parquet"
 
 
 @dataclass(slots=True)
-class Tally:
-    """What a first pass over the span files finds."""
+class Survey:
+    """What a pass over the clips without their payloads finds."""
 
     clips: Counter[Bucket] = field(default_factory=Counter)
-    decode_cpu_seconds: float = 0.0
-    tokenize_seconds: float = 0.0
+    """Kept clips."""
+    changes: Changes = field(default_factory=dict)
+    duplicates: Mapping[str, str] = field(default_factory=dict)
+    """Clip id to the reason why it is dropped."""
 
 
-def pack(out: str, recipe: Recipe, units: Set[str], sources: pa.Table, spans: pa.Table | None) -> Manifest:
-    """Seals `out` from the rows of `units`; `spans` are the outcomes where those are not the rows
-    themselves."""
-    tally, rows = _count(out, recipe, units)
-    spans = (rows if spans is None else spans).sort_by("span_id")
-    fingerprint = shards.Fingerprint()
-    fingerprint.add_spans(spans)
-    entries = []
-    with _spilled(out, recipe, units, tally) as spilled:
+def pack(out: str, recipe: Recipe, parts: Parts) -> Manifest:
+    """Seals `out` from its parts, or seals it anew in place of the former set."""
+    generation = parts.former.manifest.generation + 1 if parts.former else 0
+    survey = _survey(parts.origins, recipe)
+    entries = list(parts.carried.manifest.shards) if parts.carried else []
+    digests = [_carried_digests(parts.carried, entry) for entry in entries if parts.carried]
+    with _spilled(parts.origins, recipe, survey) as spilled:
         for (bucket, number), table in spilled:
-            fingerprint.add_clips(table, recipe.kind, bucket.split)
-            entries.append(_write_shard(out, recipe, bucket, number, table))
+            digests.append(shards.clip_digests(table, recipe.kind, bucket.split))
+            table = _with_digests(table, digests[-1])
+            entries.append(_write_shard(out, recipe, bucket, bucket.path(generation, number), table))
+    spans = _outcomes(parts, survey).sort_by("span_id")
     manifest = Manifest(
         format_version=shards.FORMAT_VERSION,
         kind=recipe.kind,
         recipe_id=recipe.recipe_id,
-        fingerprint=fingerprint.hexdigest(),
+        fingerprint=shards.fingerprint_of(digests, shards.span_digests(spans)),
         config=recipe.config,
-        totals=_totals(recipe.kind, tally, sources, spans),
+        totals=_totals(recipe.kind, entries, parts, spans),
         shards=tuple(entries),
-        sources=_write_table(out, shards.SOURCES, sources.sort_by("source_id")),
-        spans=_write_table(out, shards.SPANS, spans),
+        sources=_write_table(out, shards.SOURCES, generation, parts.sources.sort_by("source_id")),
+        spans=_write_table(out, shards.SPANS, generation, spans),
         tokenizer_fingerprint=recipe.tokenizer_fingerprint,
         tokenizer=recipe.tokenizer,
         num_codes=recipe.num_codes,
         parents=recipe.parents,
+        generation=generation,
+        inputs=recipe.inputs,
     )
-    _delete_strangers(out, manifest)
-    shards.seal(out, manifest)
+    _delete_strangers(out, manifest, parts.former)
+    shards.seal(out, manifest, replaces=parts.former.manifest if parts.former else None)
+    _delete_strangers(out, manifest, None)
     return manifest
 
 
-def _delete_strangers(out: str, manifest: Manifest) -> None:
-    """Removes shards of an earlier packing that was not sealed, as of other sources."""
+def _delete_strangers(out: str, manifest: Manifest, former: ShardSet | None) -> None:
+    """Removes shards that are in no manifest: of a packing that was not sealed, or was replaced."""
     known = {entry.path for entry in manifest.shards}
+    known |= {entry.path for entry in former.manifest.shards} if former else set()
     for file in storage.list_files(storage.join(out, "shards")):
         if f"shards/{file.name}" not in known:
             storage.delete(file.uri)
 
 
-def _count(out: str, recipe: Recipe, units: Set[str]) -> tuple[Tally, pa.Table]:
-    tally, outcomes = Tally(), []
-    for table in records.tables(out, units):
-        for clip in (
-            records.kept_clips(table, recipe.kind).select(["source_id", _shape_name(recipe.kind)]).to_pylist()
-        ):
-            tally.clips[_bucket(clip, recipe)] += 1
-        tally.decode_cpu_seconds += sum(table.column("decode_cpu_seconds").to_pylist())
-        tally.tokenize_seconds += sum(table.column("tokenize_seconds").to_pylist())
-        outcomes.append(records.outcomes(table))
-    return tally, pa.concat_tables(outcomes)
+def _survey(origins: Iterable[Origin], recipe: Recipe) -> Survey:
+    survey = Survey()
+    for facts in (table for origin in origins for table in origin.facts()):
+        found = verdicts(facts, recipe.filters, survey.duplicates)
+        count_changes(survey.changes, facts, found)
+        survey.clips.update(bucket for bucket in _buckets(facts, found, recipe) if bucket)
+    return survey
+
+
+def _buckets(clips: pa.Table, found: list[str | None], recipe: Recipe) -> Iterator[Bucket | None]:
+    """Where each clip belongs; None for a rejected one."""
+    columns = (clips.column(name).to_pylist() for name in ("source_id", shape_name(recipe.kind)))
+    for verdict, source_id, shape in zip(found, *columns, strict=True):
+        split: Split = "validation" if source_id in recipe.held_out else "train"
+        yield None if verdict else Bucket(split, tuple(shape))
 
 
 @contextlib.contextmanager
 def _spilled(
-    out: str, recipe: Recipe, units: Set[str], tally: Tally
+    origins: Iterable[Origin], recipe: Recipe, survey: Survey
 ) -> Iterator[Iterator[tuple[tuple[Bucket, int], pa.Table]]]:
     """Gives every shard's clips, one shard at a time, in the order of their hashes."""
+    schema = clip_schema(recipe.kind)
     with tempfile.TemporaryDirectory(prefix="reelgpt-pack-") as scratch:
         sinks: dict[tuple[Bucket, int], pa.ipc.RecordBatchStreamWriter] = {}
-        for table in records.tables(out, units):
-            clips = records.kept_clips(table, recipe.kind)
-            for shard, rows in _by_shard(clips, recipe, tally).items():
+        for clips in (table for origin in origins for table in origin.clips()):
+            for shard, rows in _by_shard(clips, recipe, survey).items():
                 if shard not in sinks:
-                    sinks[shard] = pa.ipc.new_stream(_scratch_file(scratch, shard), clip_schema(recipe.kind))
-                sinks[shard].write_table(clips.take(rows))
+                    sinks[shard] = pa.ipc.new_stream(_scratch_file(scratch, shard), schema)
+                sinks[shard].write_table(clips.take(rows).select(schema.names).cast(schema))
         for sink in sinks.values():
             sink.close()
         yield ((shard, _read_sorted(_scratch_file(scratch, shard))) for shard in sorted(sinks))
 
 
-def _by_shard(clips: pa.Table, recipe: Recipe, tally: Tally) -> dict[tuple[Bucket, int], list[int]]:
+def _by_shard(clips: pa.Table, recipe: Recipe, survey: Survey) -> dict[tuple[Bucket, int], list[int]]:
     rows: dict[tuple[Bucket, int], list[int]] = {}
-    for index, clip in enumerate(
-        clips.select(["clip_id", "source_id", _shape_name(recipe.kind)]).to_pylist()
-    ):
-        bucket = _bucket(clip, recipe)
-        num_shards = math.ceil(tally.clips[bucket] / _clips_per_shard(bucket, recipe))
-        rows.setdefault((bucket, int(_order(clip["clip_id"])[:15], 16) % num_shards), []).append(index)
+    found = verdicts(clips, recipe.filters, survey.duplicates)
+    ids = clips.column("clip_id").to_pylist()
+    for index, bucket in enumerate(_buckets(clips, found, recipe)):
+        if bucket:
+            num_shards = math.ceil(survey.clips[bucket] / _clips_per_shard(bucket, recipe))
+            rows.setdefault((bucket, int(_order(ids[index])[:15], 16) % num_shards), []).append(index)
     return rows
 
 
@@ -151,59 +182,52 @@ def _order(clip_id: str) -> str:
     return hashlib.sha256(clip_id.encode()).hexdigest()
 
 
-def _bucket(clip: dict[str, Any], recipe: Recipe) -> Bucket:
-    split: Split = "validation" if clip["source_id"] in recipe.held_out else "train"
-    return Bucket(split, tuple(clip[_shape_name(recipe.kind)]))
-
-
 def _clips_per_shard(bucket: Bucket, recipe: Recipe) -> int:
     bytes_per_value = 2 if recipe.kind == "tokens" else 1
     return max(1, recipe.pack.shard_bytes // (math.prod(bucket.shape) * bytes_per_value))
 
 
-def _shape_name(kind: Kind) -> str:
-    return "grid" if kind == "tokens" else "shape"
-
-
 def _scratch_file(scratch: str, shard: tuple[Bucket, int]) -> str:
     bucket, number = shard
-    return os.path.join(scratch, f"{bucket.split}-{bucket.path(number)}.arrow")
+    return os.path.join(scratch, os.path.basename(bucket.path(0, number)))
 
 
-def _write_shard(out: str, recipe: Recipe, bucket: Bucket, number: int, table: pa.Table) -> ShardEntry:
-    path = f"shards/{bucket.split}-{bucket.path(number)}.parquet"
+def _carried_digests(carried: ShardSet, entry: ShardEntry) -> list[bytes]:
+    digests: list[bytes] = carried.read(entry, ["digest"]).column("digest").to_pylist()
+    return digests
+
+
+def _with_digests(table: pa.Table, digests: list[bytes]) -> pa.Table:
+    place = table.schema.get_field_index("digest")
+    return table.set_column(place, table.schema.field(place), pa.array(digests, pa.binary(32)))
+
+
+def _write_shard(out: str, recipe: Recipe, bucket: Bucket, path: str, table: pa.Table) -> ShardEntry:
     return shards.write_shard(
         out, table, path=path, split=bucket.split, rows_per_group=recipe.pack.clips_per_row_group
     )
 
 
-def _write_table(out: str, path: str, table: pa.Table) -> TableEntry:
+def _write_table(out: str, name: str, generation: int, table: pa.Table) -> TableEntry:
+    path = name.replace(".", f"-g{generation}.") if generation else name
     num_bytes, sha256 = shards.write_table(storage.join(out, path), table)
     return TableEntry(path=path, rows=table.num_rows, bytes=num_bytes, sha256=sha256)
 
 
-def _totals(kind: Kind, tally: Tally, sources: pa.Table, spans: pa.Table) -> dict[str, Any]:
-    rows = spans.to_pylist()
-    clips = {split: sum(n for b, n in tally.clips.items() if b.split == split) for split in shards.SPLITS}
-    rejected: Counter[str] = Counter()
-    for row in rows:
-        rejected.update(dict(row["rejected"] or []))
-    totals = {
-        "sources": sources.num_rows,
-        "hours": sum(s or 0 for s in sources.column("duration_seconds").to_pylist()) / 3600,
-        "spans": dict(sorted(Counter(row["outcome"] for row in rows).items())),
-        "failed": _count_errors(row for row in rows if row["outcome"] == "failed"),
-        "damaged": _count_errors(row for row in rows if row["outcome"] != "failed"),
-        "failed_sources": len({row["source_id"] for row in rows if row["outcome"] == "failed"}),
-        "rejected_clips": dict(sorted(rejected.items())),
-        "clips": clips,
-        "decode_cpu_seconds": round(tally.decode_cpu_seconds, 3),
-        "tokenize_seconds": round(tally.tokenize_seconds, 3),
-    }
-    if kind == "tokens":
-        totals["codes"] = sum(math.prod(bucket.shape) * count for bucket, count in tally.clips.items())
-    return totals
+def _outcomes(parts: Parts, survey: Survey) -> pa.Table:
+    """Of every span of the set, once the clips are judged."""
+    found = [parts.spans] if parts.spans is not None else [origin.outcomes() for origin in parts.origins]
+    if parts.carried and parts.spans is None:
+        found.append(parts.carried.spans())
+    return changed_outcomes(pa.concat_tables(found), survey.changes)
 
 
-def _count_errors(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
-    return dict(sorted(Counter(row["error_class"] for row in rows if row["error_class"]).items()))
+def _totals(kind: Kind, entries: Sequence[ShardEntry], parts: Parts, spans: pa.Table) -> dict[str, Any]:
+    took = [origin.seconds() for origin in parts.origins]
+    if parts.carried:
+        before = parts.carried.manifest.totals
+        took.append((before["decode_cpu_seconds"], before["tokenize_seconds"]))
+    decoding, tokenizing = (sum(seconds) for seconds in zip(*took, strict=True))
+    return totals_of(
+        kind, entries, parts.sources, spans, decode_cpu_seconds=decoding, tokenize_seconds=tokenizing
+    )

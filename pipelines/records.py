@@ -1,25 +1,24 @@
 """Span files: the record of work done, one row a unit, whatever its fate.
 
-A unit is what one try does: a span of a source, or a row group of a frame set. Its row is complete or absent,
+    OUT/spans/<row key>/<attempt>.parquet
+
+A unit is what one try does: a span of a source, or a row group of a frame set. The row key is a hash of what
+determines a row, so that rows of other settings neither count nor are lost. A row is complete or absent,
 under a name no other attempt uses, so that any process may be killed at any time and a rerun does what is
-missing.
+missing. It holds every clip that was cut, with its scores; the payload only of those that were to be kept.
 """
 
 import uuid
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from infra import hashing, storage
-from infra.errors import ShardError
-from pipelines.shards import Kind, clip_schema, read_table, write_table
+from pipelines.shards import FORMAT_VERSION, Kind, clip_schema, read_table, write_table
 
 FOLDER = "spans"
-CIRCUMSTANCES = ("attempts", "decode_cpu_seconds", "tokenize_seconds", "error")
-"""What two tries of one unit may disagree on; `error` tells how a child ended, which `error_class` sums
-up."""
+PAYLOADS = ("frames", "codes")
 
 OUTCOME_FIELDS = [
     pa.field("span_id", pa.string(), nullable=False),
@@ -43,12 +42,17 @@ there.
 
 
 def record_schema(kind: Kind) -> pa.Schema:
+    """Columns of a row. `judged_by` is the key of the thresholds that `rejected` and `outcome` follow.
+
+    A clip without a payload has no shape either.
+    """
     payload = clip_schema(kind)
     clip = pa.struct([field.with_nullable(True) for field in payload] + [pa.field("rejected", pa.string())])
     return pa.schema(
         [
             pa.field("unit_id", pa.string(), nullable=False),
             *OUTCOME_FIELDS,
+            pa.field("judged_by", pa.string()),
             pa.field("attempts", pa.int32(), nullable=False),
             pa.field("decode_cpu_seconds", pa.float64(), nullable=False),
             pa.field("tokenize_seconds", pa.float64(), nullable=False),
@@ -57,62 +61,41 @@ def record_schema(kind: Kind) -> pa.Schema:
     )
 
 
-def write(out: str, rows: pa.Table) -> None:
-    """Puts rows under a name of their own in `out`/spans."""
-    write_table(storage.join(out, FOLDER, f"{uuid.uuid4().hex}.parquet"), rows, rows_per_group=64)
+def place_of(out: str, kind: Kind, settings: dict[str, Any]) -> str:
+    """The folder of the rows that `settings` determine."""
+    key = hashing.digest([FORMAT_VERSION, kind, settings])[:16]
+    return storage.join(out, FOLDER, key)
 
 
-def files(out: str) -> list[str]:
-    return [file.uri for file in storage.list_files(storage.join(out, FOLDER))]
+def write(place: str, rows: pa.Table) -> None:
+    """Puts rows under a name of their own in `place`."""
+    write_table(storage.join(place, f"{uuid.uuid4().hex}.parquet"), rows, rows_per_group=64)
 
 
-def done_units(out: str) -> set[str]:
+def files(place: str) -> list[str]:
+    return [file.uri for file in storage.list_files(place)]
+
+
+def done_units(place: str) -> set[str]:
     """Ids of the units that have a row."""
-    return {unit for uri in files(out) for unit in read_table(uri, ["unit_id"]).column("unit_id").to_pylist()}
+    return {unit for table in tables(place, ["unit_id"]) for unit in table.column("unit_id").to_pylist()}
 
 
-def tables(out: str, units: Set[str]) -> Iterator[pa.Table]:
-    """The rows of `units`, file by file, each once. Raises ShardError where two rows of a unit disagree.
-
-    Rows of other units, such as those of a video that has changed since, are passed over.
-    """
-    seen: dict[str, str] = {}
-    for uri in files(out):
-        table = read_table(uri)
-        fresh = []
-        for index, unit in enumerate(table.column("unit_id").to_pylist()):
-            content = _content(table.slice(index, 1)) if unit in units else ""
-            fresh.append(unit in units and unit not in seen)
-            if unit in units and seen.setdefault(unit, content) != content:
-                raise ShardError(
-                    f"two tries of {unit} in {out} disagree; the build, device or library versions "
-                    f"changed in between: delete {out} and make it anew"
-                )
-        yield table.filter(pa.array(fresh, pa.bool_()))
+def tables(place: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """What the span files hold, file by file."""
+    for uri in files(place):
+        yield read_table(uri, columns)
 
 
-def kept_clips(table: pa.Table, kind: Kind) -> pa.Table:
-    """The clips of some rows that were not rejected, as a table of `clip_schema(kind)`."""
-    clips = pc.list_flatten(table.column("clips"))
-    chunks = [pa.RecordBatch.from_struct_array(chunk) for chunk in clips.chunks]
-    flat = pa.Table.from_batches(chunks, schema=pa.schema(list(clips.type)))
-    return (
-        flat.filter(pc.is_null(flat.column("rejected")))
-        .select(clip_schema(kind).names)
-        .cast(clip_schema(kind))
-    )
+def clips_of(table: pa.Table) -> pa.Table:
+    """The clips of some rows, one row each, with `judged_by` of the row that each is from."""
+    lists = table.column("clips").combine_chunks()
+    clips = pa.RecordBatch.from_struct_array(lists.flatten())
+    flat = pa.Table.from_batches([clips])
+    if "judged_by" not in table.column_names:
+        return flat
+    return flat.append_column("judged_by", table.column("judged_by").take(lists.value_parent_indices()))
 
 
 def outcomes(table: pa.Table) -> pa.Table:
     return table.select([field.name for field in OUTCOME_FIELDS])
-
-
-def _content(row: pa.Table) -> str:
-    """Hash of all that two tries of a unit must agree on."""
-    fields: dict[str, Any] = row.drop_columns(list(CIRCUMSTANCES)).to_pylist()[0]
-    clips = fields.pop("clips")
-    payloads = [
-        {name: hashing.sha256_bytes(v) if isinstance(v, bytes) else v for name, v in clip.items()}
-        for clip in clips
-    ]
-    return hashing.digest([fields, payloads])

@@ -5,13 +5,16 @@
     SET/spans.parquet                      one row a span, whatever its fate
     SET/manifest.json                      written last: it makes the directory a shard set
 
+A sealed file never changes. What is appended to a set, or replaced in it, has files of its own, with the
+generation in their names, and a new manifest that takes the place of the old one at once.
+
 Knows neither Ray nor a decoder: a training machine reads shard sets through this file alone.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +25,7 @@ import pyarrow.parquet as pq
 from infra import configs, hashing, storage
 from infra.errors import ConfigError, ShardError, StorageError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 SOURCES = "sources.parquet"
 SPANS = "spans.parquet"
@@ -41,14 +44,21 @@ _CLIP_FIELDS = [
     pa.field("num_frames", pa.int32(), nullable=False),
     pa.field("repeated_frames", pa.int32(), nullable=False),
     pa.field("scores", pa.map_(pa.string(), pa.float64())),
+    pa.field("content_hash", pa.string()),
+    pa.field("perceptual_hash", pa.string()),
     pa.field("label", pa.string()),
     pa.field("caption", pa.string()),
+    pa.field("action", pa.string()),
+    pa.field("digest", pa.binary(32)),
 ]
 _PAYLOAD: dict[Kind, tuple[str, str]] = {"frames": ("frames", "shape"), "tokens": ("codes", "grid")}
 
 
 def clip_schema(kind: Kind) -> pa.Schema:
-    """Columns of a clip: who it is, where it comes from, and its frames (T, H, W, 3) or codes (t, h, w)."""
+    """Columns of a clip: who it is, where it comes from, and its frames (T, H, W, 3) or codes (t, h, w).
+
+    `digest` is what the set's fingerprint takes of it, so that appending need not read payloads again.
+    """
     payload, shape = _PAYLOAD[kind]
     payload_fields = [
         pa.field(shape, pa.list_(pa.int32()), nullable=False),
@@ -100,7 +110,12 @@ class Manifest:
     """Where the tokenizer's bundle was when the codes were made."""
     num_codes: int | None = None
     parents: tuple[str, ...] = ()
-    """Fingerprints of the shard sets that this one was made from."""
+    """Fingerprints of the sets that this one was made from: what it was before each appending, oldest first,
+    then the set whose frames or clips it took."""
+    generation: int = 0
+    """How often the set was sealed anew: appended to, or replaced in part."""
+    inputs: tuple[str, ...] = ()
+    """SHA-256 of the frame shards whose codes are here; empty where videos were decoded."""
 
 
 class ShardSet:
@@ -135,6 +150,9 @@ class ShardSet:
 
     def num_clips(self, split: Split) -> int:
         return sum(entry.rows for entry in self.shards(split))
+
+    def read(self, entry: ShardEntry, columns: list[str] | None = None) -> pa.Table:
+        return read_table(storage.join(self.uri, entry.path), columns)
 
     def read_row_group(self, entry: ShardEntry, index: int, columns: list[str] | None = None) -> pa.Table:
         place = storage.join(self.uri, entry.path)
@@ -201,11 +219,15 @@ def write_shard(uri: str, table: pa.Table, *, path: str, split: Split, rows_per_
     )
 
 
-def seal(uri: str, manifest: Manifest) -> None:
-    """Writes the manifest, which makes the directory a shard set. Raises ShardError where another is
-    there."""
-    data = json.dumps(configs.to_dict(manifest), indent=1).encode()
-    if not storage.create(storage.join(uri, MANIFEST), data):
+def seal(uri: str, manifest: Manifest, *, replaces: Manifest | None = None) -> None:
+    """Writes the manifest, which makes the directory a shard set, or this another one at once.
+
+    Raises ShardError where another manifest is there than the one it `replaces`.
+    """
+    place, data = storage.join(uri, MANIFEST), json.dumps(configs.to_dict(manifest), indent=1).encode()
+    if replaces is not None and ShardSet.open(uri).manifest == replaces:
+        storage.write(place, data)
+    elif not storage.create(place, data):
         there = ShardSet.open(uri).manifest
         if there.fingerprint != manifest.fingerprint:
             raise ShardError(
@@ -214,65 +236,36 @@ def seal(uri: str, manifest: Manifest) -> None:
             )
 
 
-class Fingerprint:
-    """Order-independent hash of a shard set's content, built clip by clip and span by span."""
-
-    def __init__(self) -> None:
-        self._clips: list[tuple[str, str]] = []
-        self._spans: list[tuple[str, str]] = []
-
-    def add_clips(self, table: pa.Table, kind: Kind, split: Split) -> None:
-        payload, shape = _PAYLOAD[kind]
-        columns = table.select(["clip_id", "label", "caption", shape]).to_pylist()
-        for row, data in zip(columns, table.column(payload), strict=True):
-            facts = [row["clip_id"], split, row["label"], row["caption"], row[shape]]
-            content = hashlib.sha256(data.as_buffer()).hexdigest()
-            self._clips.append((row["clip_id"], hashing.digest([*facts, content])))
-
-    def add_spans(self, spans: pa.Table) -> None:
-        for row in spans.select(["span_id", "outcome", "error_class"]).to_pylist():
-            self._spans.append((row["span_id"], row["error_class"] or row["outcome"]))
-
-    def hexdigest(self) -> str:
-        return hashing.digest([sorted(self._clips), sorted(self._spans)])
-
-
-def verify(uri: str) -> list[str]:
-    """What is wrong with a shard set, a sentence each; empty when every byte is as it was sealed."""
-    shard_set = ShardSet.open(uri)
-    problems = [
-        problem for entry in shard_set.manifest.shards for problem in _file_problems(shard_set, entry)
+def clip_digests(table: pa.Table, kind: Kind, split: Split) -> list[bytes]:
+    """What the fingerprint takes of each clip: a hash of its id, split, joined facts and payload."""
+    payload, shape = _PAYLOAD[kind]
+    facts = table.select(["clip_id", "label", "caption", "action", shape]).to_pylist()
+    return [
+        _digest([split, *row.values(), hashlib.sha256(data.as_buffer()).hexdigest()])
+        for row, data in zip(facts, table.column(payload), strict=True)
     ]
-    for table_entry in (shard_set.manifest.sources, shard_set.manifest.spans):
-        problems += _file_problems(shard_set, table_entry)
-    known = {entry.path for entry in shard_set.manifest.shards}
-    found = {f"shards/{file.name}" for file in storage.list_files(storage.join(shard_set.uri, "shards"))}
-    problems += [f"{path} is not in the manifest" for path in sorted(found - known)]
-    if not problems and _recompute(shard_set) != shard_set.manifest.fingerprint:
-        problems.append("the clips do not have the fingerprint of the manifest")
-    return problems
 
 
-def _file_problems(shard_set: ShardSet, entry: ShardEntry | TableEntry) -> list[str]:
-    try:
-        data = storage.read_bytes(storage.join(shard_set.uri, entry.path))
-    except StorageError as error:
-        return [f"{entry.path} cannot be read: {error}"]
-    if len(data) != entry.bytes:
-        return [f"{entry.path} has {len(data)} bytes, sealed with {entry.bytes}"]
-    if hashing.sha256_bytes(data) != entry.sha256:
-        return [f"{entry.path} has other bytes than were sealed"]
-    rows = pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows
-    return [] if rows == entry.rows else [f"{entry.path} has {rows} rows, sealed with {entry.rows}"]
+def span_digests(spans: pa.Table) -> list[bytes]:
+    """What the fingerprint takes of each span: its id and its final outcome."""
+    columns = (spans.column(name).to_pylist() for name in ("span_id", "outcome", "error_class"))
+    return [_digest([span_id, error or outcome]) for span_id, outcome, error in zip(*columns, strict=True)]
 
 
-def _recompute(shard_set: ShardSet) -> str:
-    fingerprint = Fingerprint()
-    for split in SPLITS:
-        for table in shard_set.tables(split):
-            fingerprint.add_clips(table, shard_set.manifest.kind, split)
-    fingerprint.add_spans(shard_set.spans())
-    return fingerprint.hexdigest()
+def fingerprint_of(clips: Iterable[list[bytes]], spans: list[bytes]) -> str:
+    """Order-independent hash of a shard set's content; holds 32 bytes a clip in memory."""
+    joined = b"".join(b"".join(digests) for digests in clips)
+    return hashing.digest([_sorted_hash(joined), _sorted_hash(b"".join(spans))])
+
+
+def _digest(facts: list[Any]) -> bytes:
+    return hashlib.sha256(hashing.canonical_json(facts)).digest()
+
+
+def _sorted_hash(joined: bytes) -> str:
+    """SHA-256 over 32-byte digests, sorted."""
+    words = np.frombuffer(joined, ">u8").reshape(-1, 4)
+    return hashing.sha256_bytes(words[np.lexsort(words.T[::-1])].tobytes())
 
 
 def _arrays(table: pa.Table, kind: Kind, dtype: np.dtype) -> list[np.ndarray]:

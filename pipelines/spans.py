@@ -8,9 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from infra import hashing, storage
 from infra.errors import UsageError
 from infra.storage import FileInfo
+from pipelines.config import SplitConfig
 
 MEDIA_SUFFIXES = frozenset(
     f".{kind}"
@@ -36,6 +41,18 @@ MEDIA_SUFFIXES = frozenset(
     )
 )
 """What is taken from a folder. A file named by itself, or by a glob, is taken whatever it is called."""
+
+
+SOURCE_SCHEMA = pa.schema(
+    [
+        ("source_id", pa.string()),
+        ("name", pa.string()),
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("modified", pa.string()),
+        ("duration_seconds", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,28 +108,59 @@ def identify(file: FileInfo, opened: IO[bytes], duration_seconds: float | None) 
 
 
 def cut_spans(source: Source, span_seconds: float) -> Iterator[Span]:
+    """The spans of one source, as `span_table` cuts them."""
+    table = span_table(pa.Table.from_pylist([asdict(source)], SOURCE_SCHEMA), span_seconds)
+    return (Span(**fields) for fields in table.to_pylist())
+
+
+def span_table(sources: pa.Table, span_seconds: float) -> pa.Table:
     """[0, s), [s, 2s), ... up to the duration, the last one open; one open span where the duration is
-    unknown."""
-    count = max(1, math.ceil((source.duration_seconds or 0) / span_seconds))
-    for k in range(count):
-        yield Span(
-            span_id=f"{source.source_id}/{k:05d}",
-            source_id=source.source_id,
-            source=source.name,
-            uri=source.uri,
-            start_seconds=k * span_seconds,
-            end_seconds=(k + 1) * span_seconds if k + 1 < count else None,
-        )
+    unknown. Columns: those of Span; the spans of a source follow each other."""
+    durations = pc.fill_null(sources.column("duration_seconds"), 0.0).to_numpy()
+    counts = np.maximum(1, np.ceil(durations / span_seconds)).astype(np.int64)
+    of_source = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(of_source)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_last = number + 1 == counts[of_source]
+    repeated = sources.select(["source_id", "name", "uri"]).take(pa.array(of_source))
+    padded = pc.utf8_lpad(pc.cast(pa.array(number), pa.string()), 5, "0")
+    ids = pc.binary_join_element_wise(repeated.column("source_id"), padded, "/")
+    return pa.table(
+        {
+            "span_id": ids,
+            "source_id": repeated.column("source_id"),
+            "source": repeated.column("name"),
+            "uri": repeated.column("uri"),
+            "start_seconds": number * span_seconds,
+            "end_seconds": pa.array((number + 1) * span_seconds, mask=is_last),
+        }
+    )
 
 
-def held_out(sources: Iterable[Source], names: tuple[str, ...], share: float) -> frozenset[str]:
-    """Ids of the validation sources: those named, else the ceil(share) with the lowest ids."""
-    ordered = sorted(sources, key=lambda source: source.source_id)
-    if names:
-        return frozenset(source.source_id for source in ordered if source.name in names)
-    if share == 0 or len(ordered) < 2:
-        return frozenset()
-    return frozenset(source.source_id for source in ordered[: math.ceil(share * len(ordered))])
+def held_out(sources: pa.Table, split: SplitConfig, earlier: pa.Table | None = None) -> frozenset[str]:
+    """Ids of the validation sources: those named, else the ceil(share) with the lowest ids.
+
+    `earlier` are sources with the `split` that they had before, and keep: the new ones with the lowest ids
+    fill up the share.
+    """
+    ids: list[str] = sorted(sources.column("source_id").to_pylist())
+    kept, known = set[str](), set[str]()
+    if earlier is not None:
+        known = set(earlier.column("source_id").to_pylist())
+        kept = set(validation_of(earlier))
+    if split.validation:
+        named = pc.is_in(sources.column("name"), pa.array(split.validation))
+        return frozenset(kept | set(sources.filter(named).column("source_id").to_pylist()) - (known - kept))
+    if split.validation_share == 0 or len(ids) < 2:
+        return frozenset(kept)
+    wanted = math.ceil(split.validation_share * len(ids)) - len(kept)
+    new = [one for one in ids if one not in known]
+    return frozenset(kept | set(new[: max(0, wanted)]))
+
+
+def validation_of(sources: pa.Table) -> frozenset[str]:
+    """Ids of the sources whose `split` says so."""
+    chosen = sources.filter(pc.equal(sources.column("split"), "validation"))
+    return frozenset(chosen.column("source_id").to_pylist())
 
 
 def row(record: Source | Span) -> dict[str, Any]:

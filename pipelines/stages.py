@@ -18,18 +18,8 @@ from pipelines import outcomes, records
 from pipelines.config import DecodeLimits, ExtractConfig
 from pipelines.decode import Decoder, opened_locally
 from pipelines.shards import ShardSet
-from pipelines.spans import Span, identify, row
-
-SOURCE_SCHEMA = pa.schema(
-    [
-        ("source_id", pa.string()),
-        ("name", pa.string()),
-        ("uri", pa.string()),
-        ("size", pa.int64()),
-        ("modified", pa.string()),
-        ("duration_seconds", pa.float64()),
-    ]
-)
+from pipelines.spans import SOURCE_SCHEMA, Span, identify, row
+from pipelines.verdicts import filters_of, thresholds_key
 
 
 @cache
@@ -67,8 +57,10 @@ def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:
     """Row groups of a frame set to records of frames, one table a row group."""
     shard_set = ShardSet.open(frames_uri)
     entries = {entry.path: entry for entry in shard_set.manifest.shards}
+    judged_by = thresholds_key(filters_of(shard_set.manifest))
     for unit in units.to_pylist():
-        clips = shard_set.read_row_group(entries[unit["path"]], unit["group"]).to_pylist()
+        table = shard_set.read_row_group(entries[unit["path"]], unit["group"])
+        clips = table.drop_columns(["digest"]).to_pylist()
         record = {
             "unit_id": unit["unit_id"],
             "span_id": unit["unit_id"],
@@ -78,6 +70,7 @@ def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:
             "outcome": "ok",
             "num_frames": sum(clip["shape"][0] for clip in clips),
             "num_clips": len(clips),
+            "judged_by": judged_by,
             "attempts": 1,
             "decode_cpu_seconds": 0.0,
             "tokenize_seconds": 0.0,
@@ -120,14 +113,13 @@ class TokenizeRecords:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = table.to_pylist()
-        clips = [clip for record in rows for clip in record["clips"] if clip["rejected"] is None]
+        clips = [clip for record in rows for clip in record["clips"] if clip["frames"] is not None]
         started = time.perf_counter()
         for batch in self._batches(clips):
             self._encode(batch)
         seconds = time.perf_counter() - started
         for record in rows:
             record["tokenize_seconds"] = seconds * record["num_clips"] / max(1, len(clips))
-            record["clips"] = [clip for clip in record["clips"] if clip["rejected"] is None]
         return self._write(pa.Table.from_pylist(rows, schema=records.record_schema("tokens")))
 
     def _batches(self, clips: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

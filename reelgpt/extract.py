@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from pipelines.build import VideoJob, build_from_videos
+from pipelines.build import build_from_videos
 from pipelines.config import (
     DecodeLimits,
     ExtractConfig,
@@ -16,6 +16,7 @@ from pipelines.config import (
     SamplingConfig,
     SplitConfig,
 )
+from pipelines.job import VideoJob
 from reelgpt import shard_summary
 from reelgpt.command import InputUri, Outcome, OutputUri
 from reelgpt.console import track
@@ -36,6 +37,8 @@ class Extract:
     """Names of the sources to hold out; by default the share below."""
     validation_share: float = SplitConfig().validation_share
     """Share of the sources to hold out."""
+    redo: bool = False
+    """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
     max_failed: float = 0.1
     """Share of the sources that may fail before the exit code is 3."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -55,6 +58,7 @@ class Extract:
             split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
             pack=self.pack,
             resources=self.resources,
+            redo=self.redo,
         )
         with track("extract") as bar:
             built = build_from_videos(job, bar.update)

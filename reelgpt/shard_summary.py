@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from infra.errors import ConfigError
-from pipelines.build import Built
 from pipelines.decode import ERROR_CLASSES
+from pipelines.job import Built
 from reelgpt.command import Outcome
 
 OVER_FAILURE_BUDGET = 3
@@ -25,7 +25,7 @@ def outcome(built: Built, out: str, max_failed: float) -> Outcome:
     """
     totals = built.manifest.totals
     share = totals["failed_sources"] / max(1, totals["sources"])
-    over = share > max_failed and not built.manifest.parents
+    over = share > max_failed and not built.manifest.inputs
     summary = {
         "out": out,
         "kind": built.manifest.kind,

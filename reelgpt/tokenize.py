@@ -10,7 +10,7 @@ from infra import storage
 from infra.errors import ConfigError, UsageError
 from model.config import TokenizerConfig
 from pipelines import records
-from pipelines.build import FramesJob, TokenizerRef, VideoJob, build_from_frames, build_from_videos
+from pipelines.build import build_from_frames, build_from_videos
 from pipelines.config import (
     DecodeLimits,
     ExtractConfig,
@@ -20,6 +20,7 @@ from pipelines.config import (
     SamplingConfig,
     SplitConfig,
 )
+from pipelines.job import FramesJob, TokenizerRef, VideoJob
 from pipelines.shards import MANIFEST
 from reelgpt import shard_summary
 from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
@@ -44,6 +45,8 @@ class Tokenize:
     """Names of the sources to hold out; by default the share below. A set of frames brings its own split."""
     validation_share: float = SplitConfig().validation_share
     """Share of the sources to hold out."""
+    redo: bool = False
+    """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
     max_failed: float = 0.1
     """Share of the sources that may fail before the exit code is 3."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -63,7 +66,12 @@ class Tokenize:
                 built = build_from_videos(self._video_job(tokenizer), bar.update)
             else:
                 job = FramesJob(
-                    frames=frames, out=self.out, tokenizer=tokenizer, pack=self.pack, resources=self.resources
+                    frames=frames,
+                    out=self.out,
+                    tokenizer=tokenizer,
+                    pack=self.pack,
+                    resources=self.resources,
+                    redo=self.redo,
                 )
                 built = build_from_frames(job, bar.update)
         return shard_summary.outcome(built, self.out, self.max_failed)
@@ -91,6 +99,7 @@ class Tokenize:
             split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
             pack=self.pack,
             resources=self.resources,
+            redo=self.redo,
             tokenizer=tokenizer,
         )
 

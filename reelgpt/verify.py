@@ -39,10 +39,11 @@ def _checker(uri: str) -> tuple[str, Callable[[str], list[str]]]:
     it."""
     from model import bundle
     from pipelines import shards
+    from pipelines.verify import verify
     from training import checkpoints
 
     kinds: dict[str, tuple[str, Callable[[str], list[str]]]] = {
-        shards.MANIFEST: ("shard set", shards.verify),
+        shards.MANIFEST: ("shard set", verify),
         checkpoints.MANIFEST: ("checkpoint", checkpoints.problems),
         bundle.RECORD: ("bundle", bundle.verify_bundle),
     }

@@ -16,6 +16,7 @@ import pytest
 
 from pipelines import records, shards
 from pipelines.shards import ShardSet
+from pipelines.verify import verify
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -93,24 +94,24 @@ def test_a_killed_run_repeated_does_only_what_is_missing_and_ends_the_same(
     done = 0
     for _ in range(2):
         kill_after(rng.randint(1, 6) + done, out, *args)
-        done = len(records.done_units(str(out)))
+        done = len(records.done_units(str(out / records.FOLDER)))
     summary = reelgpt(*args)
     assert summary["done_before"] == done >= 2
     assert summary["done_now"] == summary["units"] - done
     assert summary["fingerprint"] == ShardSet.open(str(undisturbed)).manifest.fingerprint
     assert sorted_rows(out) == sorted_rows(undisturbed)
     assert ShardSet.open(str(out)).spans() == ShardSet.open(str(undisturbed)).spans()
-    assert shards.verify(str(out)) == []
+    assert verify(str(out)) == []
 
 
 def kill_after(num_files: int, out: Path, *args: str) -> None:
     """Starts a command, kills it once there are so many span files, and waits for its workers to end."""
     with subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        while len(list((out / records.FOLDER).glob("*.parquet"))) < num_files and run.poll() is None:
+        while len(list((out / records.FOLDER).rglob("*.parquet"))) < num_files and run.poll() is None:
             time.sleep(0.01)
         run.kill()
     before = -1
-    while before != (before := len(list((out / records.FOLDER).glob("*")))):
+    while before != (before := len(list((out / records.FOLDER).rglob("*")))):
         time.sleep(3)
 
 
@@ -173,7 +174,7 @@ def test_verify_says_which_file_is_damaged(frames: Path, tmp_path: Path) -> None
         (("extract", "{videos}", "--out", "{videos}"), "holds something else already"),
         (
             ("extract", "{videos}", "--out", "{frames}", "--sampling.fps", "9"),
-            "was made with extract.sampling",
+            "sampling.fps=8.0, not 9.0; sampling.stride_frames=4, not 8: its 20 units would be done again",
         ),
         (
             ("extract", "{videos}", "--out", "{new}", "--validation", "nobody.mp4"),

@@ -11,9 +11,12 @@ import pytest
 from infra import storage
 from infra.errors import ShardError, UsageError
 from pipelines import records, shards
-from pipelines.config import PackConfig
-from pipelines.pack import Recipe, pack
+from pipelines.config import FilterConfig, PackConfig
+from pipelines.origins import RowOrigin
+from pipelines.pack import Parts, Recipe, pack
 from pipelines.shards import ShardSet, codes_of
+from pipelines.verdicts import thresholds_key
+from pipelines.verify import verify
 
 SOURCES = [f"source-{k}" for k in range(5)]
 RECIPE = Recipe(
@@ -21,6 +24,7 @@ RECIPE = Recipe(
     recipe_id="recipe",
     config={},
     held_out=frozenset({"source-3"}),
+    filters=FilterConfig(),
     pack=PackConfig(shard_bytes=8 * 16, clips_per_row_group=3),
     num_codes=1000,
 )
@@ -48,7 +52,7 @@ def record(source_id: str, number: int, *, outcome: str = "ok", seconds: float =
     span_id = f"{source_id}/{number:05d}"
     clips = [clip(span_id, source_id, k, (2, 2, 2)) for k in range(4)] if outcome == "ok" else []
     if clips and number == 1:
-        clips[0] |= {"rejected": "black", "codes": None}
+        clips[0] |= {"rejected": "black", "codes": None, "grid": None}
     return {
         "unit_id": span_id,
         "span_id": span_id,
@@ -60,6 +64,7 @@ def record(source_id: str, number: int, *, outcome: str = "ok", seconds: float =
         "num_frames": 8,
         "num_clips": sum(not c["rejected"] for c in clips),
         "rejected": [("black", 1)] if number == 1 and clips else [],
+        "judged_by": thresholds_key(RECIPE.filters),
         "attempts": 1,
         "decode_cpu_seconds": seconds,
         "tokenize_seconds": seconds,
@@ -78,12 +83,17 @@ UNITS = {row["unit_id"] for row in all_records()}
 def write(out: Path, rows: list[dict[str, Any]], *, rows_per_file: int) -> None:
     for start in range(0, len(rows), rows_per_file):
         chosen = rows[start : start + rows_per_file]
-        records.write(str(out), pa.Table.from_pylist(chosen, records.record_schema("tokens")))
+        records.write(place_of(out), pa.Table.from_pylist(chosen, records.record_schema("tokens")))
+
+
+def place_of(out: Path) -> str:
+    return records.place_of(str(out), "tokens", {})
 
 
 def seal(out: Path) -> ShardSet:
     sources = pa.table({"source_id": SOURCES, "duration_seconds": pa.array([180.0] * 5)})
-    pack(str(out), RECIPE, UNITS, sources, None)
+    rows = RowOrigin(place_of(out), UNITS, "tokens", RECIPE.filters)
+    pack(str(out), RECIPE, Parts(origins=[rows], sources=sources))
     return ShardSet.open(str(out))
 
 
@@ -133,7 +143,7 @@ def test_two_rows_of_a_span_may_differ_in_their_timings_alone(tmp_path: Path, se
     contradiction["clips"][0]["codes"] = bytes(16)
     write(again, [contradiction], rows_per_file=1)
     with pytest.raises(ShardError, match="two tries of source-1/00000"):
-        list(records.tables(str(again), UNITS))
+        RowOrigin(place_of(again), UNITS, "tokens", RECIPE.filters)
 
 
 def test_rows_of_other_units_stay_outside_and_so_do_shards_of_an_earlier_packing(
@@ -143,7 +153,7 @@ def test_rows_of_other_units_stay_outside_and_so_do_shards_of_an_earlier_packing
     write(other, [*all_records(), record("source-gone", 0)], rows_per_file=4)
     storage.write(str(other / "shards" / "train-9x9x9-00000.parquet"), b"of other sources")
     assert seal(other).manifest.fingerprint == sealed.manifest.fingerprint
-    assert shards.verify(str(other)) == []
+    assert verify(str(other)) == []
 
 
 def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_remedy(sealed: ShardSet) -> None:
@@ -151,7 +161,7 @@ def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_remedy(sealed: Sha
     storage.write(shard, storage.read_bytes(shard)[:-9])
     with pytest.raises(ShardError, match="no whole Parquet file"):
         sealed.find_clip("nobody")
-    for content in (b"[]", b"{", b'{"format_version": 1}'):
+    for content in (b"[]", b"{", b'{"format_version": 2}'):
         storage.write(storage.join(sealed.uri, shards.MANIFEST), content)
         with pytest.raises(ShardError, match=r"manifest.json is damaged .* delete it and repeat"):
             ShardSet.open(sealed.uri)
@@ -169,7 +179,7 @@ def test_the_fingerprint_sees_a_code_an_outcome_and_the_split(tmp_path: Path, se
 
 
 def test_verify_is_content_with_what_was_sealed(sealed: ShardSet) -> None:
-    assert shards.verify(sealed.uri) == []
+    assert verify(sealed.uri) == []
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "foreign", "outcomes"])
@@ -187,7 +197,7 @@ def test_verify_finds_damage(sealed: ShardSet, damage: str) -> None:
         path.with_name("train-9x9x9-00000.parquet").write_bytes(data)
     else:
         (Path(sealed.uri) / shards.SPANS).write_bytes(b"")
-    assert len(shards.verify(sealed.uri)) == 1
+    assert len(verify(sealed.uri)) == 1
 
 
 def test_a_set_without_a_manifest_is_no_set(tmp_path: Path) -> None:

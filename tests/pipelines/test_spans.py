@@ -1,11 +1,14 @@
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from infra.errors import UsageError
-from pipelines.spans import Source, cut_spans, held_out, identify, list_videos
+from pipelines.config import SplitConfig
+from pipelines.spans import SOURCE_SCHEMA, Source, cut_spans, held_out, identify, list_videos, row, span_table
 
 
 def identified(folder: Path) -> dict[str, str]:
@@ -25,6 +28,10 @@ def source(name: str, duration_seconds: float | None = 1.0) -> Source:
         modified="",
         duration_seconds=duration_seconds,
     )
+
+
+def table(sources: Iterable[Source]) -> pa.Table:
+    return pa.Table.from_pylist([row(one) for one in sources], SOURCE_SCHEMA)
 
 
 @pytest.fixture
@@ -82,8 +89,25 @@ def test_spans_tile_a_source_and_the_last_is_open(
 
 
 def test_the_held_out_share_is_rounded_up_and_by_the_lowest_ids() -> None:
-    sources = [source(f"{k:02d}") for k in range(21)]
-    assert held_out(sources, (), 0.05) == {"id-00", "id-01"}
-    assert held_out(reversed(sources), (), 0.05) == {"id-00", "id-01"}
-    assert held_out(sources, ("07",), 0.05) == {"id-07"}
-    assert held_out(sources[:1], (), 0.05) == frozenset()
+    sources = table(source(f"{k:02d}") for k in range(21))
+    assert held_out(sources, SplitConfig()) == {"id-00", "id-01"}
+    assert held_out(sources.take(list(reversed(range(21)))), SplitConfig()) == {"id-00", "id-01"}
+    assert held_out(sources, SplitConfig(validation=("07",))) == {"id-07"}
+    assert held_out(sources.slice(0, 1), SplitConfig()) == frozenset()
+
+
+def test_appended_sources_leave_earlier_assignments_and_fill_up_the_share() -> None:
+    earlier = table(source(f"{k:02d}") for k in range(10, 20))
+    split = pa.array(["validation" if k == 5 else "train" for k in range(10)])
+    new = [source(f"{k:02d}") for k in range(10)] + [source(f"{k:02d}") for k in range(20, 31)]
+    sources = pa.concat_tables([earlier, table(new)])
+    held = held_out(sources, SplitConfig(), earlier.append_column("split", split))
+    assert held == {"id-15", "id-00"}
+    named = held_out(sources, SplitConfig(validation=("03",)), earlier.append_column("split", split))
+    assert named == {"id-15", "id-03"}
+
+
+def test_spans_of_many_sources_are_cut_at_once_and_follow_each_other() -> None:
+    spans = span_table(table([source("b", 130.0), source("a", None)]), 60.0)
+    assert spans.column("span_id").to_pylist() == ["id-b/00000", "id-b/00001", "id-b/00002", "id-a/00000"]
+    assert spans.column("end_seconds").to_pylist() == [60.0, 120.0, None, None]

@@ -87,7 +87,7 @@ def gpt_bundle(tokenizer_bundle: str, tmp_path_factory: pytest.TempPathFactory) 
 def frame_set(tmp_path: Path) -> str:
     """Three clips of two sources, one held out; a third source could not be decoded."""
     from pipelines import records, shards
-    from pipelines.stages import SOURCE_SCHEMA
+    from pipelines.spans import SOURCE_SCHEMA
 
     out = str(tmp_path / "frames")
     names = {"a": "walk.mp4", "b": "held-out.mp4", "c": "<i>broken</i>.mp4"}

@@ -1,0 +1,118 @@
+"""Whose output this is: the settings that it is made with, how those asked for differ, and what that costs.
+
+Settings are of four kinds, and config.json keeps them apart. `rows` determine the rows of span files: others
+mean that spans are done again. `packing` determines what is packed of them. `frames` is the set that codes
+are made from, which may grow. `limits` bind what is still to be done, and may change at any time.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from infra import configs, storage
+from infra.errors import UsageError
+from pipelines import records, shards
+from pipelines.job import FramesJob, VideoJob
+from pipelines.shards import Manifest, ShardSet
+
+CONFIG = "config.json"
+LEASE = "lease.json"
+CLIPS_PER_BATCH = 8
+"""Clips that a tokenizer encodes at once, always; part of the rows, since last bits may depend on it."""
+
+Settings = dict[str, Any]
+
+
+def video_settings(job: VideoJob) -> Settings:
+    rows: Settings = {"sampling": configs.to_dict(job.config.sampling)}
+    if job.tokenizer is not None:
+        rows |= {"tokenizer": job.tokenizer.fingerprint, "clips_per_batch": CLIPS_PER_BATCH}
+    packing = {"filters": job.config.filters, "split": job.split, "pack": job.pack}
+    return {
+        "format_version": shards.FORMAT_VERSION,
+        "kind": job.kind,
+        "rows": rows,
+        "packing": {name: configs.to_dict(part) for name, part in packing.items()},
+        "limits": configs.to_dict(job.config.limits),
+    }
+
+
+def frame_settings(job: FramesJob, frames: Manifest) -> Settings:
+    """Those of the frames, but for the packing."""
+    rows = {"tokenizer": job.tokenizer.fingerprint, "clips_per_batch": CLIPS_PER_BATCH}
+    return frames.config | {
+        "kind": "tokens",
+        "rows": frames.config["rows"] | rows,
+        "packing": frames.config["packing"] | {"pack": configs.to_dict(job.pack)},
+        "frames": frames.fingerprint,
+    }
+
+
+def claim(out: str, settings: Settings) -> Settings:
+    """Makes `out` these settings' where nothing is there; gives those that it is made with.
+
+    Raises UsageError where it holds something else, or a set of another kind or format.
+    """
+    place = storage.join(out, CONFIG)
+    if not storage.exists(place):
+        if storage.list_files(out):
+            raise UsageError(f"{out} holds something else already; give an empty or a new folder")
+        if storage.create(place, _json(settings)):
+            return settings
+    there: Settings = storage.read_json(place)
+    for name in ("format_version", "kind"):
+        if there.get(name) != settings[name]:
+            raise UsageError(
+                f"{out} was made with {name}={there.get(name)}, not {settings[name]}; give another output"
+            )
+    return there
+
+
+def reclaim(out: str, settings: Settings) -> None:
+    storage.write(storage.join(out, CONFIG), _json(settings))
+
+
+def sealed(out: str) -> ShardSet | None:
+    return ShardSet.open(out) if storage.exists(storage.join(out, shards.MANIFEST)) else None
+
+
+def differences(there: Settings, asked: Settings, part: str) -> list[str]:
+    """What differs in one kind of settings, such as `sampling.fps=8, not 9`."""
+    return [f"{path}={before}, not {now}" for path, before, now in _differing(there[part], asked[part])]
+
+
+def refuse_to_redo(out: str, there: Settings, asked: Settings, lineage: tuple[str, ...] = ()) -> None:
+    """Raises UsageError, saying what would be done again, where settings differ in more than what is free.
+
+    A set of frames may have grown: `lineage` are the fingerprints that it had before.
+    """
+    rows = differences(there, asked, "rows")
+    if there.get("frames") not in (asked.get("frames"), *lineage):
+        rows.append(f"frames={there.get('frames')}, not {asked.get('frames')}")
+    packing = differences(there, asked, "packing")
+    done = records.done_units(records.place_of(out, there["kind"], there["rows"]))
+    known = sealed(out)
+    if rows and (done or known):
+        again = known.manifest.spans.rows if known else len(done)
+        kept = len(records.done_units(records.place_of(out, asked["kind"], asked["rows"])))
+        cost = f"its {again} units would be done again ({kept} are done with these settings already)"
+    elif packing and known:
+        cost = f"its {len(known.manifest.shards)} shards would be packed again, from what is decoded already"
+    else:
+        return
+    raise UsageError(
+        f"{out} was made with {'; '.join([*rows, *packing])}: {cost}; add --redo to do so, or give another "
+        f"output"
+    )
+
+
+def _differing(there: Any, asked: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(there, dict) and isinstance(asked, dict):
+        for name in sorted(there.keys() | asked.keys()):
+            yield from _differing(there.get(name), asked.get(name), f"{path}.{name}".strip("."))
+    elif there != asked:
+        yield path, there, asked
+
+
+def _json(settings: Settings) -> bytes:
+    return json.dumps(settings, indent=1).encode()

@@ -1,0 +1,76 @@
+"""What is asked for: videos or frames, a place, settings; and what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from infra.errors import ConfigError
+from pipelines.config import ExtractConfig, PackConfig, Resources, SplitConfig
+from pipelines.shards import Kind, Manifest
+
+OnProgress = Callable[[int, int | None, str], None]
+"""Called with the units done, those there are, and what goes on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """A sealed shard set, and what this command did for it."""
+
+    manifest: Manifest
+    units: int
+    done_before: int
+    """Units that had a row when the command started."""
+    done_now: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRef:
+    """A tokenizer as the driver knows it: its weights are loaded by the workers alone."""
+
+    uri: str
+    fingerprint: str
+    num_codes: int
+    frame_size: int
+
+    def check_size(self, size: int) -> None:
+        """Raises ConfigError where frames of `size` pixels are too small for it."""
+        if size < self.frame_size:
+            raise ConfigError(
+                f"frames of {size} pixels are smaller than the tokenizer's {self.frame_size}; "
+                f"extract larger ones"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoJob:
+    """Videos to a shard set: of frames, or of codes where a tokenizer is given."""
+
+    videos: tuple[str, ...]
+    out: str
+    config: ExtractConfig
+    split: SplitConfig
+    pack: PackConfig
+    resources: Resources
+    tokenizer: TokenizerRef | None = None
+    redo: bool = False
+    """Do again what settings ask for that differ from those of `out`."""
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.check_size(min(map(min, self.config.sampling.frame_sizes)))
+
+    @property
+    def kind(self) -> Kind:
+        return "tokens" if self.tokenizer else "frames"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FramesJob:
+    """A set of frames to a set of codes, without decoding again."""
+
+    frames: str
+    out: str
+    tokenizer: TokenizerRef
+    pack: PackConfig
+    resources: Resources
+    redo: bool = False

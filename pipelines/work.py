@@ -1,0 +1,182 @@
+"""What is to be sealed: the sources, the units that must have a row, and the parts that it is packed from.
+
+Where a sealed set is there already, made with the same row settings, it stays: what is new is appended, and
+where only the packing changed, it is packed anew. Otherwise the start is fresh.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra import configs, hashing
+from pipelines import claim, inventory, records
+from pipelines.config import FilterConfig, PackConfig
+from pipelines.filters import is_tighter
+from pipelines.job import FramesJob, TokenizerRef, VideoJob
+from pipelines.origins import Origin, RowOrigin, ShardOrigin, complete_units
+from pipelines.pack import Parts, Recipe
+from pipelines.shards import ShardEntry, ShardSet
+from pipelines.spans import held_out, span_table, validation_of
+from pipelines.verdicts import filters_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    out: str
+    settings: claim.Settings
+    there: ShardSet | None
+    """The sealed set that lies in `out`, whatever its settings."""
+    former: ShardSet | None
+    """The same where it stays, but for what is added to it or packed anew."""
+    sources: pa.Table
+    spans: pa.Table | None
+    """The outcomes of all spans, where those are known already; else each unit is a span."""
+    units: pa.Table
+    """All of them, their ids in the first column."""
+    sealed: Set[str]
+    """Ids of the units that need no row any more: what they gave is in the former set."""
+    recipe: Recipe
+
+    @property
+    def place(self) -> str:
+        return records.place_of(self.out, self.recipe.kind, self.settings["rows"])
+
+    @property
+    def ids(self) -> list[str]:
+        ids: list[str] = self.units.column(0).to_pylist()
+        return ids
+
+    def is_sealed(self) -> bool:
+        """Whether the set that is there is what is asked for."""
+        return self.there is not None and self.there.manifest.recipe_id == self.recipe.recipe_id
+
+    def parts(self) -> Parts:
+        """Where the clips are, once every unit is done."""
+        if self.former is None:
+            return self._parts([self._rows(set(self.ids))])
+        if self.former.manifest.config["packing"] != self.settings["packing"]:
+            return self._parts(self._packed_anew(self.former))
+        return self._parts([self._rows(set(self.ids) - self.sealed)], carried=self.former)
+
+    def _packed_anew(self, former: ShardSet) -> list[Origin]:
+        """Rows of span files where they are still there, else clips of the former set."""
+        rows = complete_units(self.place, self.recipe.kind, self.recipe.filters) & set(self.ids)
+        spans = former.spans()
+        if self.spans is None:
+            in_rows = pa.array([span in rows for span in spans.column("span_id").to_pylist()], pa.bool_())
+            return [self._rows(rows), ShardOrigin(former, spans.filter(pc.invert(in_rows)))]
+        if len(rows) == len(self.ids):
+            return [self._rows(rows)]
+        return [self._rows(rows - self.sealed), ShardOrigin(former, spans)]
+
+    def _rows(self, units: Set[str]) -> RowOrigin:
+        return RowOrigin(self.place, units, self.recipe.kind, self.recipe.filters)
+
+    def _parts(self, origins: list[Origin], carried: ShardSet | None = None) -> Parts:
+        return Parts(
+            origins=origins, sources=self.sources, spans=self.spans, former=self.there, carried=carried
+        )
+
+
+def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Table) -> Work:
+    there = claim.sealed(out)
+    stays = _staying(there, settings)
+    earlier = stays.sources() if stays else None
+    sources = inventory.joined(earlier, given) if earlier is not None else given
+    keeps_split = stays and stays.manifest.config["packing"]["split"] == settings["packing"]["split"]
+    held = held_out(sources, job.split, earlier if keeps_split else None)
+    recipe = _recipe(
+        settings, sorted(sources.column("source_id").to_pylist()), held, stays, job.tokenizer, ()
+    )
+    return Work(
+        out=out,
+        settings=settings,
+        there=there,
+        former=stays,
+        sources=_with_split(sources, held),
+        spans=None,
+        units=span_table(sources, job.config.sampling.span_seconds),
+        sealed=_sealed_spans(stays, recipe.filters) if stays else set(),
+        recipe=recipe,
+    )
+
+
+def frame_work(job: FramesJob, out: str, settings: claim.Settings, frames: ShardSet) -> Work:
+    there = claim.sealed(out)
+    stays = _staying(there, settings)
+    sources, entries = frames.sources(), frames.manifest.shards
+    inputs = tuple(sorted(entry.sha256 for entry in entries))
+    if stays and not set(stays.manifest.inputs) <= set(inputs):
+        stays = None  # the frames are others than those that were tokenized
+    held = validation_of(sources)
+    taken = stays.manifest.inputs if stays else ()
+    return Work(
+        out=out,
+        settings=settings,
+        there=there,
+        former=stays,
+        sources=sources,
+        spans=frames.spans(),
+        units=pa.table(
+            {
+                "unit_id": [unit for entry in entries for unit in _row_groups(entry)],
+                "path": [entry.path for entry in entries for _ in entry.row_groups],
+                "group": [group for entry in entries for group in range(len(entry.row_groups))],
+            }
+        ),
+        sealed={unit for entry in entries if entry.sha256 in taken for unit in _row_groups(entry)},
+        recipe=_recipe(settings, [frames.manifest.fingerprint], held, stays, job.tokenizer, inputs),
+    )
+
+
+def _row_groups(entry: ShardEntry) -> list[str]:
+    """Ids of a frame shard's units, by its content: appending to a set of frames does not change them."""
+    return [f"{entry.sha256[:32]}#{group}" for group in range(len(entry.row_groups))]
+
+
+def _staying(there: ShardSet | None, settings: claim.Settings) -> ShardSet | None:
+    """The sealed set that is there, if its rows are those that the settings determine."""
+    return there if there and there.manifest.config["rows"] == settings["rows"] else None
+
+
+def _sealed_spans(former: ShardSet, filters: FilterConfig) -> set[str]:
+    """The spans of a sealed set that need no row: with looser thresholds, those without rejected clips."""
+    spans = former.spans()
+    if not is_tighter(filters, filters_of(former.manifest)):
+        spans = spans.filter(pa.array([not rejected for rejected in spans.column("rejected").to_pylist()]))
+    return set(spans.column("span_id").to_pylist())
+
+
+def _recipe(
+    settings: claim.Settings,
+    inputs: list[str],
+    held: frozenset[str],
+    stays: ShardSet | None,
+    tokenizer: TokenizerRef | None,
+    frame_shards: tuple[str, ...],
+) -> Recipe:
+    decisive = {name: part for name, part in settings.items() if name != "limits"}
+    chain = (*stays.manifest.parents, stays.manifest.fingerprint) if stays else ()
+    parent = (settings["frames"],) if "frames" in settings else ()
+    return Recipe(
+        kind=settings["kind"],
+        recipe_id=hashing.digest([decisive, inputs]),
+        config=settings,
+        held_out=held,
+        filters=configs.from_dict(FilterConfig, settings["packing"]["filters"]),
+        pack=configs.from_dict(PackConfig, settings["packing"]["pack"]),
+        tokenizer=tokenizer.uri if tokenizer else None,
+        tokenizer_fingerprint=tokenizer.fingerprint if tokenizer else None,
+        num_codes=tokenizer.num_codes if tokenizer else None,
+        parents=(*chain, *parent),
+        inputs=frame_shards,
+    )
+
+
+def _with_split(sources: pa.Table, held: frozenset[str]) -> pa.Table:
+    ids = sources.column("source_id").to_pylist()
+    split = ["validation" if source_id in held else "train" for source_id in ids]
+    columns = [name for name in sources.column_names if name not in ("modified", "split")]
+    return sources.select(columns).append_column("split", pa.array(split, pa.string()))
