@@ -1,26 +1,30 @@
-"""Files by URI, local or remote, through fsspec: every write is complete or absent.
+"""Files by URI, local or remote: what one does with them, the same everywhere.
 
-Knows how to commit atomically on a file system (temporary name, fsync, rename) and on an object store (a
-single put), and how to turn what storage answers into one clear sentence. What the files mean is others'
-matter.
+A write is complete or absent, a listing is of this moment, and what storage answers is one clear sentence.
+How that is done on a file system is `infra.local_files`' matter, on an object store `infra.object_stores`';
+the sentences are `infra.storage_errors`'. What the files mean is others'.
 """
 
 import contextlib
 import io
 import json
 import os
-import shutil
-import sys
-import uuid
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
-import fsspec
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
+from infra import local_files, object_stores
+from infra.errors import StorageError
+from infra.storage_errors import explained
 
-from infra.errors import StorageError, UsageError
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*(::[a-z0-9+.-]+)*://")
+FILE_SCHEME = re.compile(r"^file://(localhost(?=/))?")
+SWEEP_AFTER_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,19 @@ class FileInfo:
 
 def absolute(uri: str) -> str:
     """`uri` such that it means the same from any working directory; remote URIs stay as they are."""
-    if not is_local(uri):
-        return uri
-    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+    return os.path.abspath(local_path(uri)) if is_local(uri) else uri
+
+
+def local_path(uri: str) -> str:
+    """The path behind a local name. In a path every sign stands for itself; in a `file://` URI `%20` is a
+    space, as RFC 8089 has it."""
+    if FILE_SCHEME.match(uri):
+        return unquote(FILE_SCHEME.sub("", uri))
+    return os.path.expanduser(uri)
 
 
 def is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")
+    return not SCHEME.match(uri) or uri.startswith("file://")
 
 
 def join(uri: str, *names: str) -> str:
@@ -49,15 +59,19 @@ def join(uri: str, *names: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    with _explained(uri):
-        fs, path = _open(uri)
-        return bool(fs.exists(path))
+    with explained(uri):
+        if is_local(uri):
+            return os.path.exists(absolute(uri))
+        fs, path = object_stores.open_remote(uri)
+        return _info(fs, path) is not None
 
 
 def read_bytes(uri: str) -> bytes:
-    with _explained(uri):
-        fs, path = _open(uri)
-        return cast(bytes, fs.cat_file(path))
+    with explained(uri):
+        if is_local(uri):
+            with open(absolute(uri), "rb") as file:
+                return file.read()
+        return object_stores.read(*object_stores.open_remote(uri))
 
 
 def read_json(uri: str) -> Any:
@@ -72,14 +86,12 @@ def read_json(uri: str) -> Any:
 
 def write(uri: str, data: bytes | memoryview) -> None:
     """Puts `data` at `uri`, complete or absent, replacing what is there."""
-    with _explained(uri):
-        fs, path = _open(uri)
-        if not isinstance(fs, LocalFileSystem):
+    with explained(uri):
+        if is_local(uri):
+            local_files.replace(absolute(uri), io.BytesIO(data))
+        else:
+            fs, path = object_stores.open_remote(uri)
             fs.pipe_file(path, bytes(data))
-            return
-        with _temporary(path) as temporary:
-            os.replace(temporary(io.BytesIO(data)), path)
-            _sync_folder(path)
 
 
 def write_json(uri: str, value: Any) -> None:
@@ -88,167 +100,141 @@ def write_json(uri: str, value: Any) -> None:
 
 def create(uri: str, data: bytes) -> bool:
     """Puts `data` at `uri` only if nothing is there. False if something was; one of two racers wins."""
-    with _explained(uri):
-        fs, path = _open(uri)
-        if not isinstance(fs, LocalFileSystem):
-            return _create_object(fs, path, data)
-        with _temporary(path) as temporary:
-            try:
-                os.link(temporary(io.BytesIO(data)), path)
-            except FileExistsError:
-                return False
-            _sync_folder(path)
-            return True
+    with explained(uri):
+        if is_local(uri):
+            return local_files.create(absolute(uri), io.BytesIO(data))
+        return object_stores.create(*object_stores.open_remote(uri), data)
 
 
-def upload(local_path: str, uri: str) -> None:
+def upload(local: str, uri: str) -> None:
     """Copies a local file to `uri`, complete or absent."""
-    with _explained(uri):
-        fs, path = _open(uri)
-        if not isinstance(fs, LocalFileSystem):
-            fs.put_file(local_path, path)
+    with explained(uri):
+        if is_local(uri):
+            with open(local, "rb") as source:
+                local_files.replace(absolute(uri), source)
+        else:
+            fs, path = object_stores.open_remote(uri)
+            fs.put_file(local, path)
+
+
+def fetch(uri: str, local: str) -> None:
+    """Copies the file at `uri` to the path `local`, complete or absent."""
+    with explained(uri), _full_disk_named(local):
+        if is_local(uri):
+            with open(absolute(uri), "rb") as source:
+                local_files.replace(os.path.abspath(local), source)
             return
-        with open(local_path, "rb") as source, _temporary(path) as temporary:
-            os.replace(temporary(source), path)
-            _sync_folder(path)
-
-
-def fetch(uri: str, local_path: str) -> None:
-    """Copies the file at `uri` to `local_path`, complete or absent."""
-    with _explained(uri):
-        fs, path = _open(uri)
-        os.makedirs(os.path.dirname(local_path), exist_ok=True)
-        arriving = f"{local_path}.{uuid.uuid4().hex}.tmp"
+        os.makedirs(os.path.dirname(os.path.abspath(local)), exist_ok=True)
+        arriving = local_files.arriving(local)
         try:
-            fs.get_file(path, arriving)
-            os.replace(arriving, local_path)
+            object_stores.fetch(*object_stores.open_remote(uri), arriving)
+            os.replace(arriving, local)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(arriving)
+            local_files.delete(arriving)
 
 
 def open_input(uri: str) -> IO[bytes]:
     """A seekable stream for ranged reads."""
-    with _explained(uri):
-        fs, path = _open(uri)
-        return cast(IO[bytes], fs.open(path, "rb"))
+    with explained(uri):
+        if is_local(uri):
+            return open(absolute(uri), "rb")
+        return object_stores.open_ranged(*object_stores.open_remote(uri))
 
 
 def list_files(uri: str) -> list[FileInfo]:
     """The files below `uri`, sorted by name; none where there is no such folder. Unfinished writes are not
     listed."""
-    with _explained(uri):
-        fs, path = _open(uri)
-        fs.invalidate_cache()
-        found = fs.find(path, detail=True)
-    root = path.rstrip("/") + "/"
-    files = [_describe(fs, root, name, info) for name, info in found.items() if not name.endswith(".tmp")]
+    with explained(uri):
+        if is_local(uri):
+            found: Iterable[FileInfo] = _local_files(absolute(uri))
+        else:
+            found = _remote_files(*object_stores.open_remote(uri))
+    files = [file for file in found if not local_files.UNFINISHED.search(file.name)]
     return sorted(files, key=lambda file: file.name)
 
 
 def matching(pattern: str) -> list[FileInfo]:
     """The files that a glob such as `s3://bucket/day-*/*.mp4` names, sorted; names are relative to the fixed
     part."""
-    fixed = pattern[: min(pattern.find(sign) for sign in "*?[" if sign in pattern)].rpartition("/")[0]
-    with _explained(pattern):
+    with explained(pattern):
         fs, path = _open(pattern)
-        found = {name: info for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"}
-        root = _open(fixed)[1].rstrip("/") + "/"
-    return sorted(
-        (_describe(fs, root, name, info) for name, info in found.items()), key=lambda file: file.name
-    )
+        first = min(path.find(sign) for sign in "*?[" if sign in path)
+        root = path[:first].rpartition("/")[0].rstrip("/") + "/"
+        found = [
+            _describe(fs, root, name, info)
+            for name, info in fs.glob(path, detail=True).items()
+            if info["type"] == "file"
+        ]
+    return sorted(found, key=lambda file: file.name)
 
 
 def describe(uri: str) -> FileInfo | None:
     """One file, named by its last part; None for a folder or where there is nothing."""
-    with _explained(uri):
+    with explained(uri):
         fs, path = _open(uri)
-        if not fs.isfile(path):
+        info = _info(fs, path)
+        if info is None or info["type"] != "file":
             return None
-        return _describe(fs, path.rpartition("/")[0] + "/", path, fs.info(path))
+        return _describe(fs, path.rpartition("/")[0] + "/", path, info)
 
 
 def delete(uri: str) -> None:
     """Removes a file or a folder with all that is in it; nothing there is fine."""
-    with _explained(uri):
-        fs, path = _open(uri)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+    with explained(uri):
+        if is_local(uri):
+            local_files.delete(absolute(uri))
+        else:
+            object_stores.delete(*object_stores.open_remote(uri))
 
 
-def _open(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    fs, path = url_to_fs(uri)
-    return fs, path
+def sweep(uri: str, *, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> int:
+    """Removes what writers that were killed left unfinished below `uri`; gives how many there were."""
+    with explained(uri):
+        if is_local(uri):
+            return local_files.sweep(absolute(uri), older_than_seconds=older_than_seconds)
+        return object_stores.sweep(*object_stores.open_remote(uri), older_than_seconds=older_than_seconds)
 
 
-def _describe(fs: fsspec.AbstractFileSystem, root: str, name: str, info: dict[str, Any]) -> FileInfo:
+def _open(uri: str) -> tuple["AbstractFileSystem", str]:
+    if not is_local(uri):
+        return object_stores.open_remote(uri)
+    from fsspec.implementations.local import LocalFileSystem
+
+    return LocalFileSystem(), absolute(uri)
+
+
+def _info(fs: "AbstractFileSystem", path: str) -> dict[str, Any] | None:
+    """Asked so that a store in trouble is never taken for one where nothing is."""
+    try:
+        return cast(dict[str, Any], fs.info(path))
+    except FileNotFoundError:
+        return None
+
+
+def _local_files(folder: str) -> Iterator[FileInfo]:
+    root = folder.rstrip("/") + "/"
+    for path, state in local_files.walk(folder):
+        yield FileInfo(path, path.removeprefix(root), state.st_size, str(state.st_mtime))
+
+
+def _remote_files(fs: "AbstractFileSystem", folder: str) -> Iterator[FileInfo]:
+    root = folder.rstrip("/") + "/"
+    for name, info in fs.find(folder, detail=True).items():
+        if name.startswith(root) and not name.endswith("/"):  # what some tools put where a folder is meant
+            yield _describe(fs, root, name, info)
+
+
+def _describe(fs: "AbstractFileSystem", root: str, name: str, info: dict[str, Any]) -> FileInfo:
     modified = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
-    uri = name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name)
+    uri = name if "file" in fs.protocol else fs.unstrip_protocol(name)
     return FileInfo(uri=uri, name=name.removeprefix(root), size=int(info["size"]), modified=str(modified))
 
 
-def _create_object(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
-    try:
-        fs.pipe_file(path, data, mode="create")
-    except FileExistsError:
-        return False
-    return True
-
-
 @contextlib.contextmanager
-def _temporary(path: str) -> Iterator[Callable[[IO[bytes]], str]]:
-    """Gives a function that writes and syncs a stream under a name beside `path`, which is gone after."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    arriving = f"{path}.{uuid.uuid4().hex}.tmp"
-
-    def fill(source: IO[bytes]) -> str:
-        with open(arriving, "wb") as file:
-            shutil.copyfileobj(source, file)
-            file.flush()
-            os.fsync(file.fileno())
-        return arriving
-
-    try:
-        yield fill
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(arriving)
-
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turns what storage raises into one sentence with the remedy."""
+def _full_disk_named(local: str) -> Iterator[None]:
+    """It is the near end of a copy whose disk is full."""
     try:
         yield
-    except FileNotFoundError:
-        raise StorageError(f"there is nothing at {uri}; check the name") from None
-    except PermissionError as error:
-        raise StorageError(
-            f"access to {uri} is refused ({error}); check the permissions or credentials"
-        ) from None
-    except ImportError as error:
-        raise StorageError(f"{uri} cannot be opened: {error} (`pip install -e '.[s3]'` brings s3)") from None
-    except ValueError as error:
-        raise StorageError(f"{uri} cannot be opened: {error}") from None
-    except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        raise UsageError(f"{uri} cannot be read or written: {error}; give another place") from None
-    except _errors_of_object_stores() as error:
-        raise StorageError(
-            f"{uri} cannot be reached: {error}; check the bucket, the endpoint and the credentials"
-        ) from None
     except OSError as error:
-        raise StorageError(f"{uri} cannot be reached: {error}; try again once storage answers") from None
-
-
-def _errors_of_object_stores() -> tuple[type[Exception], ...]:
-    """What S3's client raises beside OSError; empty until it was imported."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (botocore.BotoCoreError, botocore.ClientError) if botocore else ()
+        error.filename = error.filename or local
+        raise
