@@ -16,7 +16,7 @@ from infra import cluster, storage
 from infra.errors import ConfigError, ShardError, UsageError
 from infra.leases import Lease
 from infra.storage import FileInfo
-from pipelines import claim, inventory
+from pipelines import claim, inventory, source_cache
 from pipelines.config import Resources
 from pipelines.job import Built, FramesJob, OnProgress, TokenizerRef, VideoJob
 from pipelines.origins import complete_units
@@ -102,6 +102,7 @@ def _take(
 
 def _graph(stack: ExitStack, resources: Resources) -> Any:
     """The graphs, with Ray up until `stack` ends; imported and started only where there is work."""
+    stack.callback(source_cache.clear_unused)
     stack.enter_context(
         cluster.connected(num_cpus=resources.num_cpus, object_store_mb=resources.object_store_mb)
     )

@@ -105,11 +105,15 @@ class DecodeLimits:
     memory_mb: int = 4096
     attempts: int = 2
     """Tries of a span whose child was killed or crashed, before its row says so."""
+    still_seconds: int = 30
+    """How long a child may neither answer, nor use the CPU, nor wait for a disk, before it counts as
+    hanging."""
 
     def __post_init__(self) -> None:
         _at_least("cpu_seconds", self.cpu_seconds, 1)
         _at_least("memory_mb", self.memory_mb, 512)
         _at_least("attempts", self.attempts, 1)
+        _at_least("still_seconds", self.still_seconds, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from infra import storage
 from infra.errors import UsageError
 from infra.storage import FileInfo
 from pipelines.shards import read_table, write_table
-from pipelines.spans import SOURCE_SCHEMA
+from pipelines.spans import SOURCE_SCHEMA, UNREADABLE
 
 INVENTORY = "inventory.parquet"
 FILE_COLUMNS = ("uri", "name", "size", "modified")
@@ -30,9 +30,11 @@ def known_sources(out: str) -> pa.Table:
 
 
 def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> pa.Table:
-    """The sources behind `files`, by name; those that are new or have changed are inspected and noted."""
+    """The sources behind `files`, by name; those that are new or have changed are inspected and noted, and so
+    are those that could not be read: permissions change without a trace in a file's times."""
     listed = pa.table({name: [getattr(file, name) for file in files] for name in FILE_COLUMNS})
     known = known_sources(out)
+    known = known.filter(pc.invert(pc.starts_with(known.column("source_id"), UNREADABLE)))
     found = listed.join(known, list(FILE_COLUMNS), join_type="left outer", use_threads=False)
     fresh = found.filter(pc.is_null(found.column("source_id"))).select(FILE_COLUMNS)
     sources = found.filter(pc.is_valid(found.column("source_id"))).select(SOURCE_SCHEMA.names)

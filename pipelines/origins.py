@@ -17,9 +17,9 @@ from pipelines.config import FilterConfig
 from pipelines.shards import Kind, ShardSet, read_table
 from pipelines.verdicts import FACTS, filters_of, thresholds_key, verdicts
 
-CIRCUMSTANCES = ("attempts", "decode_cpu_seconds", "tokenize_seconds", "error")
-"""What two tries of one unit may disagree on; `error` tells how a child ended, which `error_class` sums
-up."""
+CIRCUMSTANCES = ("attempts", "decode_cpu_seconds", "tokenize_seconds", "error", "decoder")
+"""What two tries of one unit may disagree on. `error` tells how a child ended, which `error_class` sums up;
+`decoder` may differ where damage lies just behind a span, and the pictures do not."""
 JUDGEMENT = ("judged_by", "outcome", "num_clips", "rejected")
 """What follows from the thresholds of the moment, and is found anew at packing."""
 OF_THE_MACHINE = frozenset({"cpu_limit", "memory_limit", "decoder_crash", "decoder_hang"})

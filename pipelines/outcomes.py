@@ -6,15 +6,12 @@ One row a span, whatever its fate: `ok`, `filtered` or `failed`. A row says noth
 from collections import Counter
 from typing import Any
 
-from pipelines.clips import Clip, cut_clips, is_still
+from pipelines.clips import Clip, cut_clips
 from pipelines.config import ExtractConfig
 from pipelines.decode import Decoded
 from pipelines.filters import reject_reason, score
 from pipelines.spans import Span
 from pipelines.verdicts import thresholds_key
-
-ENDS_EARLY_SECONDS = 1.0
-"""A video that ends this much before the time its container promises is called cut off."""
 
 
 def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, Any]:
@@ -24,7 +21,6 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
     if not clips and len(decoded.frames):
         rejected["too_short"] = 1
     kept = len(clips) - sum(1 for clip in clips if clip["rejected"])
-    error_class, error = _error(span, decoded)
     return {
         "unit_id": span.span_id,
         "span_id": span.span_id,
@@ -32,9 +28,9 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
         "source": span.source,
         "start_seconds": span.start_seconds,
         "end_seconds": span.end_seconds,
-        "outcome": "ok" if kept else "failed" if error_class else "filtered",
-        "error_class": error_class,
-        "error": error,
+        "outcome": "ok" if kept else "failed" if decoded.error_class else "filtered",
+        "error_class": decoded.error_class,
+        "error": decoded.error,
         "decoder": decoded.decoder,
         "num_frames": len(decoded.frames),
         "num_clips": kept,
@@ -64,23 +60,3 @@ def _clip_row(clip: Clip, config: ExtractConfig) -> dict[str, Any]:
         "frames": None if rejected else clip.frames.tobytes(),
         "rejected": rejected,
     }
-
-
-def _error(span: Span, decoded: Decoded) -> tuple[str | None, str | None]:
-    """The class and the sentence of what went wrong; with frames, only a part of the span was lost."""
-    promised, ends = decoded.duration_seconds, decoded.last_frame_seconds
-    if decoded.error_class is not None:
-        return decoded.error_class, decoded.error
-    if not len(decoded.frames):
-        if promised is not None and promised - span.start_seconds < ENDS_EARLY_SECONDS:
-            return None, None  # the last frame began before this span, and shows until the end
-        return "truncated", f"no frame from {span.start_seconds:g} s on, though the container promises some"
-    is_last = span.end_seconds is None and not is_still(decoded, span)
-    if is_last and promised is not None and promised - ends >= ENDS_EARLY_SECONDS:
-        return "truncated", f"the video ends at {ends:.1f} s, its container promises {promised:.1f} s"
-    if decoded.num_damaged:
-        return (
-            "corrupt",
-            f"{decoded.num_damaged} packets or pictures are damaged; others may stand in for them",
-        )
-    return None, None

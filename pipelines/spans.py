@@ -3,6 +3,7 @@ grid."""
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -43,6 +44,8 @@ MEDIA_SUFFIXES = frozenset(
 """What is taken from a folder. A file named by itself, or by a glob, is taken whatever it is called."""
 
 
+UNREADABLE = "unreadable-"
+"""How the ids of sources begin that had no content to hash."""
 SOURCE_SCHEMA = pa.schema(
     [
         ("source_id", pa.string()),
@@ -96,9 +99,10 @@ def list_videos(videos: Iterable[str]) -> list[FileInfo]:
     return sorted(found.values(), key=lambda file: file.name)
 
 
-def identify(file: FileInfo, opened: IO[bytes], duration_seconds: float | None) -> Source:
+def identify(file: FileInfo, opened: IO[bytes] | None, duration_seconds: float | None) -> Source:
+    """`opened` is None where the file cannot be read."""
     return Source(
-        source_id=_content_id(file, opened),
+        source_id=content_id(file.name, opened) if opened else UNREADABLE + hashing.digest(file.name)[:16],
         name=file.name,
         uri=file.uri,
         size=file.size,
@@ -180,9 +184,11 @@ def _suffix(name: str) -> str:
     return "." + name.rpartition(".")[2].lower()
 
 
-def _content_id(file: FileInfo, opened: IO[bytes]) -> str:
+def content_id(name: str, opened: IO[bytes]) -> str:
+    """Of a source: its name, its size, and the SHA-256 of its first, middle and last MiB."""
+    size = os.fstat(opened.fileno()).st_size
     parts = []
-    for start in (0, max(0, (file.size - hashing.MIB) // 2), max(0, file.size - hashing.MIB)):
+    for start in (0, max(0, (size - hashing.MIB) // 2), max(0, size - hashing.MIB)):
         opened.seek(start)
         parts.append(hashlib.sha256(opened.read(hashing.MIB)).hexdigest())
-    return hashing.digest([file.name, file.size, *parts])[:16]
+    return hashing.digest([name, size, *parts])[:16]

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from infra.errors import StorageError
 from infra.storage import FileInfo
 from pipelines import outcomes, records
 from pipelines.config import DecodeLimits, ExtractConfig
-from pipelines.decode import Decoder, opened_locally
+from pipelines.decode import Decoded, Decoder
 from pipelines.shards import ShardSet
-from pipelines.spans import SOURCE_SCHEMA, Span, identify, row
+from pipelines.source_cache import UnreadableError, opened_locally
+from pipelines.spans import SOURCE_SCHEMA, Span, content_id, identify, row
 from pipelines.verdicts import filters_of, thresholds_key
 
 
@@ -31,26 +33,37 @@ def inspect_files(files: pa.Table, limits: DecodeLimits) -> pa.Table:
     """Files to sources: identity by content, and the duration that the container promises."""
     sources = []
     for file in (FileInfo(**fields) for fields in files.to_pylist()):
-        with opened_locally(file.uri) as opened:
-            promised = decoder_of_this_process(limits).probe(opened)
-            sources.append(row(identify(file, opened, promised.get("duration_seconds"))))
+        try:
+            with opened_locally(file.uri) as opened:
+                promised = decoder_of_this_process(limits).probe(opened)
+                sources.append(row(identify(file, opened, promised.get("duration_seconds"))))
+        except UnreadableError:
+            sources.append(row(identify(file, None, None)))
     return pa.Table.from_pylist(sources, schema=SOURCE_SCHEMA)
 
 
 def decode_spans(spans: pa.Table, config: ExtractConfig) -> Iterator[pa.Table]:
     """Spans to records of frames, one row a span, one table a row."""
     for span in (Span(**fields) for fields in spans.to_pylist()):
+        record = outcomes.of_span(span, _decoded(span, config), config)
+        yield pa.Table.from_pylist([record], schema=records.record_schema("frames"))
+
+
+def _decoded(span: Span, config: ExtractConfig) -> Decoded:
+    """Raises StorageError where the source is not what it was when it was listed."""
+    try:
         with opened_locally(span.uri) as opened:
-            decoded = decoder_of_this_process(config.limits).decode(
+            if content_id(span.source, opened) != span.source_id:
+                raise StorageError(f"{span.uri} changed since it was listed; repeat the command")
+            return decoder_of_this_process(config.limits).decode(
                 opened,
                 start_seconds=span.start_seconds,
                 end_seconds=span.end_seconds,
                 fps=config.sampling.fps,
                 sizes=config.sampling.frame_sizes,
             )
-        yield pa.Table.from_pylist(
-            [outcomes.of_span(span, decoded, config)], schema=records.record_schema("frames")
-        )
+    except UnreadableError as error:
+        return Decoded(error_class="unreadable", error=str(error))
 
 
 def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:

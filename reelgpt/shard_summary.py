@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from infra.errors import ConfigError
-from pipelines.decode import ERROR_CLASSES
+from pipelines.error_classes import ERROR_CLASSES
 from pipelines.job import Built
 from reelgpt.command import Outcome
 

@@ -1,5 +1,7 @@
 """What one worker makes of its units: the same rows whoever does it, and a row for everything."""
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from infra.errors import ClusterError, StorageError
-from pipelines import decode, stages
+from pipelines import decoding_process, stages
 from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
 from pipelines.decode import Decoder
 from pipelines.spans import Source, cut_spans, list_videos, row
@@ -68,7 +70,7 @@ def test_a_child_that_cannot_start_is_an_error_of_the_machine_and_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     video = make_video(tmp_path / "good.mp4")
-    monkeypatch.setattr(decode.sys, "executable", "/bin/false")
+    monkeypatch.setattr(decoding_process.sys, "executable", "/bin/false")
     with open(video, "rb") as file, pytest.raises(ClusterError, match="cannot start"):
         Decoder(DecodeLimits()).probe(file)
 
@@ -82,7 +84,7 @@ def test_a_machine_that_kills_every_child_is_at_fault_and_not_the_file(
 
     def killed_child() -> Any:
         child = ready_child()
-        child._process.kill()
+        os.kill(child.pid, signal.SIGKILL)
         return child
 
     monkeypatch.setattr(decoder, "_ready_child", killed_child)
@@ -91,16 +93,3 @@ def test_a_machine_that_kills_every_child_is_at_fault_and_not_the_file(
         pytest.raises(ClusterError, match="something kills the decoding children"),
     ):
         decoder.probe(file)
-
-
-def test_remote_sources_are_decoded_from_one_copy(tmp_path: Path) -> None:
-    import fsspec
-
-    local = make_video(tmp_path / "a.mp4")
-    fsspec.filesystem("memory").pipe_file("/remote/a.mp4", local.read_bytes())
-    with stages.opened_locally("memory://remote/a.mp4") as first:
-        assert first.read() == local.read_bytes()
-    fsspec.filesystem("memory").rm("/remote/a.mp4")
-    with stages.opened_locally("memory://remote/a.mp4") as again:
-        assert again.read() == local.read_bytes()
-    decode.REMOTE_COPY.close()

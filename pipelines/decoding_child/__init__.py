@@ -1,0 +1,1 @@
+"""The decoding child: a program of its own that imports nothing else of the house."""
