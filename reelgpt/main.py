@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": ("Verify", "is this shard set, checkpoint or bundle whole?"),
     "explain": ("Explain", "where one clip came from, and its picture"),
     "train": ("Train", "a tokenizer or a GPT on a shard set; repeating the command resumes"),
+    "plan": ("Plan", "what a command will take, before it starts"),
     "evaluate": ("Evaluate", "a model's numbers beside their baselines"),
     "generate": ("Generate", "a video from a model, beside the truth and copy-last-frame"),
     "models": ("Models", "ask the model registry"),
@@ -39,11 +40,16 @@ PIPE_COLUMNS = 120
 
 def run() -> None:
     try:
-        code = main(sys.argv[1:])
+        code = main(_without_launchers_words(sys.argv[1:]))
     except BrokenPipeError:  # nobody reads on, as in `reelgpt --help | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ReelgptError.exit_code
     sys.exit(code)
+
+
+def _without_launchers_words(args: Sequence[str]) -> Sequence[str]:
+    """`deepspeed` tells every worker its local rank as an argument, beside the environment."""
+    return [word for word in args if "RANK" not in os.environ or not word.startswith("--local_rank=")]
 
 
 def main(args: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from rich.table import Table
 from reelgpt import main
 from reelgpt.command import InputUri, Outcome, OutputUri
 from reelgpt.console import Bar, track
+from training import announced
 from training.config import RunConfig
 from training.launch import Launcher, train
 from training.recipes import RECIPES, get_recipe
@@ -58,7 +59,7 @@ class Train:
     run_dir: OutputUri
     """Folder of the run, which all workers can reach: checkpoints, metrics, samples, the model."""
     launcher: Launcher = "auto"
-    """local: one worker, here. ray, torchrun: several. auto: local for one worker, else ray."""
+    """local: one worker, here. ray, torchrun, deepspeed: several. auto: local for one worker, else ray."""
     resume: str = "auto"
     """auto: from the newest whole checkpoint, if there is one. must, never, or the step of a checkpoint."""
     tokenizer: InputUri | None = None
@@ -70,14 +71,13 @@ class Train:
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":
-        """The options are those of the recipe that is named, wherever it stands among them."""
-        guess = args[0] if args and not args[0].startswith("-") else _first_recipe(args)
-        options = _parse_as(guess, args)
-        return options if options.recipe == guess else _parse_as(options.recipe, args)
+        options: Train = parse_with_recipe(cls, "train", args)
+        return options
 
     def run(self) -> Outcome:
         config = self.config or get_recipe(self.recipe)
-        if int(os.environ.get("RANK", "0")) > 0:  # under torchrun the first worker speaks for all
+        announced.adopt()
+        if announced.rank() > 0:  # under a launcher of the user's the first worker speaks for all
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Outcome(summary=self._train(config, None))
         with track(f"train {self.recipe}", total=config.steps) as bar:
@@ -97,12 +97,13 @@ class Train:
         )
 
 
-def _first_recipe(args: Sequence[str]) -> str:
-    return next((word for word in args if word in RECIPES), ANY_RECIPE)
-
-
-def _parse_as(recipe: str, args: Sequence[str]) -> Train:
-    options: Train = main.parse_with_tyro(_command_line(recipe), "train", args)
+def parse_with_recipe(command: type[Any], name: str, args: Sequence[str]) -> Any:
+    """The options are those of the recipe that is named, wherever it stands among them."""
+    named = bool(args) and not args[0].startswith("-")
+    guess = args[0] if named else next((word for word in args if word in RECIPES), ANY_RECIPE)
+    options = main.parse_with_tyro(_with_settings(command, guess), name, args)
+    if options.recipe != guess:
+        options = main.parse_with_tyro(_with_settings(command, options.recipe), name, args)
     return options
 
 
@@ -110,15 +111,15 @@ def _show(bar: Bar, line: dict[str, float]) -> None:
     bar.update(line["step"], note=f"loss {line['loss']:.3f}")
 
 
-def _command_line(recipe: str) -> type[Train]:
-    """The command with the settings of a recipe as options of their own: `--steps`, `--engine.zero-stage`."""
+def _with_settings(command: type[Any], recipe: str) -> type[Any]:
+    """A command with the settings of a recipe as options of their own: `--steps`, `--engine.zero-stage`."""
     settings = Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     config = field(default=get_recipe(recipe))
     return dataclasses.make_dataclass(
-        "Train",
+        command.__name__,
         [("config", settings, config)],
-        bases=(Train,),
-        namespace={"__doc__": Train.__doc__},
+        bases=(command,),
+        namespace={"__doc__": command.__doc__},
         frozen=True,
         kw_only=True,
         slots=True,

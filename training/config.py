@@ -13,6 +13,7 @@ from training.checkpoints_config import CheckpointsConfig
 from training.engine_config import EngineConfig, OptimizerConfig
 from training.evaluation_config import EvaluationConfig
 from training.objective_config import PredictConfig, ReconstructConfig
+from training.watchdog_config import WatchdogConfig
 
 SEEDS = 1 << 63
 """How many torch tells apart."""
@@ -31,7 +32,10 @@ class RunConfig:
     evaluation: EvaluationConfig
     steps: int
     num_workers: int
+    min_workers: int | None = None
+    """Under Ray Train: go on with fewer than num_workers, down to this, while there is no room for more."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     threads_per_worker: int = 1
     """Of torch on a CPU. The last bit depends on it; on cores that others use, more are slower than one."""
     log_every_steps: int = 1
@@ -58,7 +62,7 @@ class RunConfig:
             raise ConfigError(
                 f"register_as={self.register_as!r} cannot name a model; letters, digits and . _ - can"
             )
-        self.batches.micro_batches_per_worker(self.num_workers)
+        self._check_workers()
         for name, every in (
             ("checkpoints", self.checkpoints.every_steps),
             ("evaluation", self.evaluation.every_steps),
@@ -68,6 +72,24 @@ class RunConfig:
                     f"{name}.every_steps={every} is no multiple of log_every_steps={self.log_every_steps}, "
                     f"where losses are looked at; give one, or log_every_steps=1"
                 )
+
+    def _check_workers(self) -> None:
+        """Any number of workers in the range may come to train: the batch must divide into each."""
+        least = self.num_workers if self.min_workers is None else self.min_workers
+        if not 1 <= least <= self.num_workers:
+            raise ConfigError(
+                f"min_workers={least} must be at least 1 and at most num_workers={self.num_workers}"
+            )
+        self.batches.micro_batches_per_worker(self.num_workers)
+        most = self.batches.global_batch // self.batches.micro_batch
+        legal = [size for size in range(1, most + 1) if most % size == 0]
+        if illegal := [size for size in range(least, self.num_workers) if size not in legal]:
+            raise ConfigError(
+                f"between min_workers={least} and num_workers={self.num_workers} there could be {illegal[0]} "
+                f"workers, among whom batches.global_batch={self.batches.global_batch} in micro-batches of "
+                f"{self.batches.micro_batch} cannot be shared; numbers of workers that can: "
+                f"{', '.join(map(str, legal))}"
+            )
 
     def is_logged(self, step: int) -> bool:
         return self._is_due(step, self.log_every_steps)

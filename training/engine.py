@@ -1,63 +1,60 @@
-"""The one door to DeepSpeed: one step, the whole weights, saving and loading.
+"""The one door to DeepSpeed's engine: one step, the whole weights, saving and loading.
 
-Nothing is compiled: torch's AdamW, and gloo without DeepSpeed's shared-memory extension. DeepSpeed's files go
-through our hands in both directions: hashed while they are written, and read only as data (`weights_only`),
-never as code.
+Nothing is compiled unless the config asks for it. DeepSpeed's files go through our hands in both directions:
+hashed while they are written, and read only as data (`weights_only`), never as code.
 """
 
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from infra.errors import CheckpointError, StorageError
-from training.batches_config import BatchesConfig
+from infra.errors import CheckpointError, StorageError, TrainingError
+from training import ema
+from training.activations import checkpoint_blocks
 from training.checkpoints import FileRecord, hashed_file
-from training.engine_config import EngineConfig, OptimizerConfig
-from training.objectives import Examples
+from training.compilation import compile_model
+from training.config import RunConfig
+from training.connection import deepspeed
+from training.deepspeed_settings import settings_of
+from training.ema import Ema
+from training.objectives import Examples, Learner
+from training.owned_weights import Part, by_name, owned_parts, shapes, whole
+from training.parameter_groups import adamw
 from training.ranks import Ranks
-
-if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # before the import, which otherwise looks for one and warns
-import deepspeed
-from deepspeed import comm
-from deepspeed.utils import safe_get_full_fp32_param
 
 CLIENT_STATE = "reelgpt"
 """DeepSpeed gives our state back among keys of its own: ours lies under this one."""
-HANG_TIMEOUT = timedelta(minutes=30)
 
 
 class Engine:
     """A learner whose forward gives (objective, sums), trained over all ranks."""
 
-    def __init__(
-        self,
-        learner: nn.Module,
-        config: EngineConfig,
-        optimizer: OptimizerConfig,
-        batches: BatchesConfig,
-        ranks: Ranks,
-    ) -> None:
+    def __init__(self, learner: Learner, config: RunConfig, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._stage = config.zero_stage
-        self._clip_norm = optimizer.clip_norm
+        self._config = config.engine
+        self._stage = config.engine.zero_stage
+        self._clip_norm = config.optimizer.clip_norm
         self._plain_norm = torch.zeros(())
+        if config.engine.checkpoint_activations:
+            checkpoint_blocks(learner.model, reentrant=self._stage == 3)
+        if config.engine.compile:
+            compile_model(learner.model, ranks)
         self._engine, *_ = deepspeed.initialize(
             model=learner,
-            optimizer=_adamw(learner, optimizer),
-            config=_settings(config, optimizer, batches, ranks.world_size),
+            optimizer=adamw(learner, config.optimizer),
+            config=_settings(config, ranks.world_size),
             dist_init_required=False,
         )
+        if ranks.world_size == 1 and not self._stage:
+            self._engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
         self._files = _Files(self._engine.checkpoint_engine, ranks.rank)
+        self._parts = self._owned_parts()
+        decay = config.optimizer.ema_decay
+        self._ema = None if decay is None else Ema(self._parts, decay)
 
     @property
     def device(self) -> torch.device:
@@ -68,6 +65,16 @@ class Engine:
     def grad_norm(self) -> float:
         """Global norm of the last step's gradients, before clipping."""
         return float(self._engine.get_global_grad_norm() if self._stage else self._plain_norm)
+
+    def metrics(self) -> dict[str, float]:
+        """Of the last step. Where fp16 gradients overflowed, they have no norm, and changed no weight."""
+        if self._config.dtype != "fp16":
+            return {"grad_norm": self.grad_norm}
+        scaling = {
+            "loss_scale": float(self._engine.optimizer.loss_scale),
+            "skipped_steps": float(self._engine.skipped_steps),
+        }
+        return ({"grad_norm": self.grad_norm} if self._engine.was_step_applied() else {}) | scaling
 
     def update(
         self, micro_batches: Sequence[Examples], *, seeds: Sequence[int], lr: float, num_targets: float
@@ -88,8 +95,10 @@ class Engine:
             self._engine.backward(objective * (self._ranks.world_size / num_targets), scale_wrt_gas=False)
             if not self._stage and self._engine.is_gradient_accumulation_boundary():
                 self._clip()
-            self._engine.step()
+            self._step()
             totals = {name: value + totals.get(name, 0.0) for name, value in sums.items()}
+        if self._ema is not None:
+            self._ema.update(self._parts)
         return totals
 
     @torch.no_grad()
@@ -101,17 +110,31 @@ class Engine:
         measured: dict[str, Tensor] = sums
         return measured
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model's weights are their average, where one is kept. All ranks must enter together."""
+        if self._ema is None:
+            yield
+            return
+        kept = [Part(part.name, part.start, part.values.clone()) for part in self._parts]
+        self._put(self._ema.parts)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
     def weights(self) -> dict[str, Tensor] | None:
-        """The whole weights in fp32 on rank 0's host, None elsewhere. All ranks must call together."""
-        learner: nn.Module = self._engine.module
-        whole: dict[str, Tensor] = {}
-        for name, parameter in learner.named_parameters():
-            full = safe_get_full_fp32_param(parameter) if self._stage else parameter
+        """The whole weights, or their average where one is kept, in fp32 on rank 0's host; None elsewhere.
+
+        All ranks must call together.
+        """
+        parts = by_name(self._parts if self._ema is None else self._ema.parts)
+        gathered: dict[str, Tensor] = {}
+        for name, shape in shapes(self._engine.module).items():
+            full = self._whole(shape, parts.get(name, []))
             if self._ranks.is_first:
-                whole[name] = full.detach().float().cpu().clone()
-        if not self._ranks.is_first:
-            return None
-        return whole
+                gathered[name] = full.cpu()
+        return gathered if self._ranks.is_first else None
 
     def save(self, root: str, name: str, state: dict[str, Any]) -> list[FileRecord]:
         """Writes this rank's part of a checkpoint into `root`/`name`. All ranks must call together."""
@@ -119,6 +142,8 @@ class Engine:
             self._engine.save_checkpoint(
                 root, tag=name, client_state={CLIENT_STATE: state}, save_latest=False
             )
+            if self._ema is not None:
+                self._files.write(ema.file_name(self._ranks.rank), self._ema.to_bytes())
         return records
 
     def load(self, root: str, name: str) -> dict[str, Any]:
@@ -129,11 +154,25 @@ class Engine:
             raise CheckpointError(
                 f"DeepSpeed cannot read {root}/{name}; take an older one with --resume STEP"
             )
+        self._parts = self._owned_parts()
+        if self._ema is not None:
+            self._ema.load(os.path.join(root, name), self._ranks.rank)
         state: dict[str, Any] = client_state[CLIENT_STATE]
         return state
 
     def close(self) -> None:
         self._engine.destroy()
+
+    def _step(self) -> None:
+        try:
+            self._engine.step()
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):
+                raise
+            raise TrainingError(
+                "gradients overflow in fp16 even at the smallest loss scale; lower --optimizer.peak-lr, "
+                "or train in bf16 (--engine.dtype bf16)"
+            ) from None
 
     def _clip(self) -> None:
         """Without ZeRO, DeepSpeed clips and keeps the norm to itself: so that is done here."""
@@ -142,69 +181,37 @@ class Engine:
     def _move(self, examples: Examples) -> Examples:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in examples.items()}
 
+    def _owned_parts(self) -> list[Part]:
+        ranks = self._ranks
+        return owned_parts(
+            self._engine.module, stage=self._stage, rank=ranks.rank, world_size=ranks.world_size
+        )
 
-def connect() -> Ranks:
-    """Joins the other workers: those that a launcher announced in the environment, or nobody."""
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would have to be compiled
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning, module="torch.distributed"
-    )  # of DeepSpeed's calls
-    if not torch.distributed.is_initialized():
-        _join()
-    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
-    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if world_size == 1:
-        return Ranks()
-    group = torch.distributed.new_group(backend="gloo", timeout=HANG_TIMEOUT)
-    return Ranks(rank=rank, world_size=world_size, group=group)
+    def _whole(self, shape: torch.Size, parts: Sequence[Part]) -> Tensor:
+        return whole(shape, parts, device=self.device, world_size=self._ranks.world_size)
 
-
-def disconnect() -> None:
-    """Leaves the group, so that the process can join another."""
-    comm.destroy_process_group()
-    comm.comm.cdb = None  # or DeepSpeed takes the next group for this one
-
-
-def _join() -> None:
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "nccl":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if "WORLD_SIZE" in os.environ:
-        torch.distributed.init_process_group(backend, timeout=HANG_TIMEOUT)
-    else:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
-        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    @torch.no_grad()
+    def _put(self, parts: Sequence[Part]) -> None:
+        """Makes the model's weights those of all ranks' parts, one parameter at a time."""
+        lying = by_name(parts)
+        for name, parameter in self._engine.module.named_parameters():
+            at_home = (
+                deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+                if self._stage == 3
+                else nullcontext()
+            )
+            with at_home:
+                full = self._whole(parameter.shape, lying.get(name, []))
+                parameter.copy_(full)
 
 
-def _settings(
-    config: EngineConfig, optimizer: OptimizerConfig, batches: BatchesConfig, world_size: int
-) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": batches.micro_batch,
-        "gradient_accumulation_steps": batches.micro_batches_per_worker(world_size),
-        "gradient_clipping": optimizer.clip_norm if config.zero_stage else 0.0,
-        "bf16": {"enabled": config.dtype == "bf16"},
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": torch.cuda.is_available()},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": None,
-    }
-
-
-def _adamw(learner: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Weight decay for matrices alone; the learning rate is set before each step."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in learner.named_parameters():
-        is_matrix = parameter.ndim >= 2 and "embedding" not in name.split(".")
-        (decayed if is_matrix else spared).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.peak_lr, betas=betas)
+def _settings(config: RunConfig, world_size: int) -> dict[str, Any]:
+    settings = settings_of(config, world_size)
+    zero = settings["zero_optimization"]
+    zero.setdefault("overlap_comm", torch.cuda.is_available())
+    if world_size == 1 and not config.engine.offload_optimizer:
+        zero.setdefault("contiguous_gradients", False)  # a copy that serves sending, and nobody is there
+    return settings
 
 
 class _Files:
@@ -221,10 +228,17 @@ class _Files:
         self._folder, self._records = folder, []
         yield self._records
 
+    def write(self, name: str, data: bytes) -> None:
+        """A file of ours beside DeepSpeed's."""
+        self._write(os.path.join(self._folder, name), lambda file: file.write(data))
+
     def _save(self, state_dict: Any, path: str) -> None:
+        self._write(path, lambda file: torch.save(state_dict, file))
+
+    def _write(self, path: str, put: Callable[[Any], Any]) -> None:
         try:
             with hashed_file(path) as file:
-                torch.save(state_dict, file)  # type: ignore[arg-type]
+                put(file)
         except OSError as error:
             raise StorageError(
                 f"{path} cannot be written: {error}; make room and repeat the command"
@@ -236,7 +250,7 @@ class _Files:
 @contextmanager
 def _only_data() -> Iterator[None]:
     """Inside, torch.load refuses to run code, whatever it is asked: DeepSpeed asks for the opposite."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
@@ -244,7 +258,9 @@ def _only_data() -> Iterator[None]:
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        with torch.serialization.safe_globals(
+            [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+        ):
             yield
     finally:
         os.environ.pop(name)

@@ -41,9 +41,10 @@ class Evaluation:
         if not self._micro_batches or not self._config.is_evaluated(step) or step == self._config.steps:
             return
         totals: dict[str, torch.Tensor] = {}
-        for examples, counts in self._own_share():
-            for name, value in self._engine.losses(examples).items():
-                totals[name] = totals.get(name, 0.0) + value * counts
+        with self._engine.averaged():
+            for examples, counts in self._own_share():
+                for name, value in self._engine.losses(examples).items():
+                    totals[name] = totals.get(name, 0.0) + value * counts
         losses = mean_losses(totals, self._num_targets, self._ranks)
         metrics |= {f"val_{name}": value for name, value in losses.items()}
         require_finite(metrics, step)

@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -11,10 +13,13 @@ from torch import Tensor
 from infra.errors import TrainingError
 from training.batches import Batches
 from training.engine import Engine
-from training.objectives import Examples, Objective, generator, torch_seed
+from training.objectives import Examples, generator, torch_seed
+from training.pace import Pace
+from training.prefetch import prefetched
 from training.ranks import Ranks
 from training.run import Run
 from training.stopping import StopRequest
+from training.watchdog import Pulse
 
 Metrics = dict[str, float]
 
@@ -37,6 +42,16 @@ class Progress:
     """Frames or tokens seen, over all ranks."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepInput:
+    """What this rank brings to one step."""
+
+    examples: list[Examples]
+    seeds: list[int]
+    num_targets: int
+    num_units: int
+
+
 def run_steps(
     run: Run,
     engine: Engine,
@@ -44,32 +59,53 @@ def run_steps(
     progress: Progress,
     listeners: Sequence[Listener],
     stop: StopRequest,
+    pulse: Pulse,
 ) -> bool:
     """Trains from `progress` to the last step; False where a stop was agreed before it."""
     config, objective, ranks = run.config, run.objective, run.ranks
-    logged = (progress.step, progress.units, time.monotonic())
-    for step in range(progress.step + 1, config.steps + 1):
-        batch = batches.micro_batches(step)
-        examples = [
-            objective.examples(part.clips, generator(config.seed, step, part.index)) for part in batch
-        ]
-        num_targets, num_units = ranks.sum(_count(objective, examples))
-        seeds = [torch_seed(config.seed, step, part.index) for part in batch]
-        lr = config.optimizer.learning_rate(step, config.steps)
-        losses = engine.update(examples, seeds=seeds, lr=lr, num_targets=num_targets)
-        progress.step, progress.units = step, progress.units + int(num_units)
-        metrics: Metrics = {}
-        if config.is_logged(step):
-            metrics = mean_losses(losses, num_targets, ranks) | {"grad_norm": engine.grad_norm, "lr": lr}
-            require_finite(metrics, step)
-            metrics |= {"epoch": batches.epoch(step), objective.unit: float(progress.units)}
-            metrics |= _pace(progress, logged, objective.unit)
-            logged = (step, progress.units, time.monotonic())
-        for listener in listeners:
-            listener(step, metrics)
-        if stop.is_agreed(ranks) and step < config.steps:
-            return False
+    steps = range(progress.step + 1, config.steps + 1)
+    pace = Pace(
+        objective.unit, step=progress.step, units=progress.units, flops_per_unit=objective.flops_per_unit
+    )
+    with prefetched(partial(step_input, run, batches), steps) as inputs:
+        for step in steps:
+            pulse.at(step, "data")
+            with _waiting(pace):
+                given = next(inputs)
+            pulse.at(step, "exchange")
+            # one exchange a step: the counts that losses are divided by, and whether anybody must stop
+            wishes = float(stop.is_wanted()), float(stop.is_time_to_ask())
+            counts = float(given.num_targets), float(given.num_units)
+            num_targets, num_units, num_stops, num_asks = ranks.sum([*counts, *wishes])
+            if num_stops or (num_asks and stop.is_preempted()):
+                return False
+            pulse.at(step, "update")
+            lr = config.optimizer.learning_rate(step, config.steps)
+            losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=num_targets)
+            progress.step, progress.units = step, progress.units + int(num_units)
+            metrics: Metrics = {}
+            if config.is_logged(step):
+                metrics = mean_losses(losses, num_targets, ranks) | engine.metrics() | {"lr": lr}
+                require_finite(metrics, step)
+                metrics |= {"epoch": batches.epoch(step), objective.unit: float(progress.units)}
+                metrics |= pace.metrics(step, progress.units, world_size=ranks.world_size)
+            pulse.at(step, "beside")
+            for listener in listeners:
+                listener(step, metrics)
     return True
+
+
+def step_input(run: Run, batches: Batches, step: int) -> StepInput:
+    """A pure function of the step, so that it can be made ahead."""
+    seed, objective = run.config.seed, run.objective
+    parts = batches.micro_batches(step)
+    examples = [objective.examples(part.clips, generator(seed, step, part.index)) for part in parts]
+    return StepInput(
+        examples=examples,
+        seeds=[torch_seed(seed, step, part.index) for part in parts],
+        num_targets=_total(objective.count_targets, examples),
+        num_units=_total(objective.count_units, examples),
+    )
 
 
 def mean_losses(sums: dict[str, Tensor], num_targets: float, ranks: Ranks) -> Metrics:
@@ -90,14 +126,12 @@ def require_finite(metrics: Metrics, step: int) -> None:
     )
 
 
-def _count(objective: Objective, examples: Sequence[Examples]) -> list[float]:
-    return [sum(map(objective.count_targets, examples)), sum(map(objective.count_units, examples))]
+def _total(count: Callable[[Examples], int], examples: Sequence[Examples]) -> int:
+    return sum(map(count, examples))
 
 
-def _pace(progress: Progress, since: tuple[int, int, float], unit: str) -> Metrics:
-    step, units, then = since
-    seconds = time.monotonic() - then
-    return {
-        "seconds_per_step": seconds / (progress.step - step),
-        f"{unit}_per_second": (progress.units - units) / seconds,
-    }
+@contextmanager
+def _waiting(pace: Pace) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    pace.waited(time.monotonic() - begun)

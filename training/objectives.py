@@ -23,6 +23,7 @@ from model.vocabulary import PAD, Vocabulary
 from training.batches import Clip
 from training.config import RunConfig
 from training.data import TrainingData
+from training.flops import training_flops_per_token
 from training.objective_config import PredictConfig, ReconstructConfig
 
 Examples = dict[str, Tensor]
@@ -34,6 +35,10 @@ Losses = tuple[Tensor, dict[str, Tensor]]
 class Objective(Protocol):
     unit: str
     """What throughput is counted in."""
+
+    @property
+    def flops_per_unit(self) -> float | None:
+        """Of a step, forward and backward, where a formula is known."""
 
     def build_model(self) -> nn.Module: ...
 
@@ -76,6 +81,7 @@ class Reconstruct:
     """Frames in, the same frames out: L1, L2, Haar bands and frame differences, on random resized crops."""
 
     unit = "frames"
+    flops_per_unit = None
 
     def __init__(self, config: ReconstructConfig) -> None:
         self._config = config
@@ -144,6 +150,10 @@ class Predict:
         self._gpt_config = gpt_config
         self.vocabulary = vocabulary
         self.task = config.build_task()
+
+    @property
+    def flops_per_unit(self) -> float:
+        return training_flops_per_token(self._gpt_config, self._gpt_config.context_tokens)
 
     def build_model(self) -> GPT:
         return GPT(self._gpt_config)

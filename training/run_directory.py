@@ -3,6 +3,7 @@
 config.json     the resolved config, the data and the commit of the newest command, and that command's attempt
 metrics.jsonl   a line a logged step; floats are written exactly
 checkpoints/    committed states to go on from
+hangs/          every worker's stack, where a step hung
 samples/        pictures drawn while it trained
 model/          the bundle it became
 result.json     written last: the run is finished
@@ -31,8 +32,12 @@ FREE_SETTINGS = (
     "name",
     "log_every_steps",
     "max_failures",
+    "min_workers",
     "register_as",
     "track",
+    "watchdog.factor",
+    "watchdog.floor_seconds",
+    "watchdog.grace_seconds",
     "checkpoints.every_steps",
     "checkpoints.keep_last",
     "evaluation.every_steps",
@@ -82,6 +87,10 @@ class RunDirectory:
     @property
     def result(self) -> str:
         return storage.join(self.path, "result.json")
+
+    def hangs(self, attempt: str) -> str:
+        """Of one attempt: see `training.watchdog`."""
+        return storage.join(self.path, "hangs", attempt)
 
     @property
     def tracking(self) -> str:

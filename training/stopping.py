@@ -1,6 +1,7 @@
 """A wish to stop, heard by one worker and agreed by all at a step boundary.
 
-It comes as SIGTERM or SIGINT, or, where a launcher stands between the signal and the workers, as a file.
+It comes as SIGTERM or SIGINT; where a launcher stands between the signal and the workers, as a file; or as a
+notice that the machine will be taken away.
 """
 
 import ctypes
@@ -9,22 +10,26 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from training.ranks import Ranks
+from infra import storage
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ASK_SECONDS = 5.0
 ECHO_SECONDS = 1.0
 """A terminal's Ctrl-C reaches a worker directly and once more through its launcher: that is one signal."""
 
 
 class StopRequest:
-    def __init__(self, file: str | None = None) -> None:
+    def __init__(self, file: str | None = None, *, preempted: Callable[[], bool] | None = None) -> None:
+        """`preempted`: whether the machine is about to be taken away, answered to all workers alike."""
         self._file = file
         self._first_signal: float | None = None
+        self._preempted = preempted
+        self._last_asked = time.monotonic()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,9 +47,19 @@ class StopRequest:
     def is_wanted(self) -> bool:
         return self._first_signal is not None or (self._file is not None and os.path.exists(self._file))
 
-    def is_agreed(self, ranks: Ranks) -> bool:
-        """Whether any rank wants to stop. All ranks must ask together."""
-        return ranks.sum([float(self.is_wanted())])[0] > 0
+    @property
+    def is_heard_here(self) -> bool:
+        """Whether signals reach this worker itself: no launcher of ours stands between, which would speak."""
+        return self._file is None
+
+    def is_time_to_ask(self) -> bool:
+        """Whether this worker finds that all should ask `is_preempted`, which takes a while."""
+        return self._preempted is not None and time.monotonic() - self._last_asked > ASK_SECONDS
+
+    def is_preempted(self) -> bool:
+        """All workers must ask together, once any of them found that it is time."""
+        self._last_asked = time.monotonic()
+        return self._preempted is not None and self._preempted()
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
@@ -60,3 +75,13 @@ class StopRequest:
 def die_with_parent() -> None:
     """Asks Linux to kill this process once its parent is gone: no orphan writes into a resumed run."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def stop_file(path: str | None) -> Iterator[None]:
+    """A launcher's file, gone once the block is left."""
+    try:
+        yield
+    finally:
+        if path is not None:
+            storage.delete(path)

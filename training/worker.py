@@ -4,17 +4,20 @@ MLflow, `metrics.jsonl` and the bundle are rank 0's; saving, measuring and drawi
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from infra.errors import CheckpointError, Stopped
 from training import checkpoints
+from training.answers import require_no_hang
 from training.batches import Batches
+from training.connection import connect, disconnect
 from training.data import TrainingData, open_data
-from training.engine import Engine, connect, disconnect
+from training.engine import Engine
 from training.finish import finish
 from training.job import Job
 from training.listeners import Evaluation, MetricsFile, Samples, Saving, versions
@@ -25,11 +28,15 @@ from training.run import Run
 from training.run_directory import Attempt, RunDirectory, identity, refuse_mismatch
 from training.stopping import StopRequest
 from training.tracked_run import Tracking
+from training.watchdog import Watchdog
 
 
-def work(job: Job) -> dict[str, Any]:
-    """Trains to the last step and gives the run's summary, on all workers. Raises Stopped if asked to."""
-    stop = StopRequest(job.stop_file)
+def work(job: Job, *, preempted: Callable[[], bool] | None = None) -> dict[str, Any]:
+    """Trains to the last step and gives the run's summary, on all workers. Raises Stopped if asked to.
+
+    `preempted` is the launcher's notice that machines are about to go: see `training.stopping`.
+    """
+    stop = StopRequest(job.stop_file, preempted=preempted)
     torch.set_num_threads(job.config.threads_per_worker)
     with stop.listening(), _connected() as ranks:
         data = open_data(job.config, job.data, tokenizer=job.tokenizer)
@@ -39,8 +46,10 @@ def work(job: Job) -> dict[str, Any]:
 def _join(job: Job, data: TrainingData, ranks: Ranks) -> Run:
     attempt = Attempt(RunDirectory.at(job.run_dir), job.attempt)
     ranks.on_first(attempt.require_newest)
-    objective = build_objective(job.config, data)
-    return Run(config=job.config, data=data, objective=objective, ranks=ranks, attempt=attempt)
+    ranks.on_first(lambda: require_no_hang(job))
+    config = replace(job.config, num_workers=ranks.world_size, min_workers=None)  # as many as came
+    objective = build_objective(config, data)
+    return Run(config=config, data=data, objective=objective, ranks=ranks, attempt=attempt)
 
 
 def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
@@ -55,7 +64,9 @@ def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
         listeners.append(MetricsFile(run.attempt, resumed_step=resumed_from))
     listeners += [tracking, saving]
     with _status_told(tracking):
-        if not run_steps(run, engine, batches, progress, listeners, stop):
+        with _watchdog(run, speaks=stop.is_heard_here).watching() as pulse:
+            is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse)
+        if not is_done:
             saving.save()
             raise Stopped(
                 f"stopped after step {progress.step} of {run.config.steps}, saved; "
@@ -72,7 +83,7 @@ def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
 def _build(run: Run) -> tuple[Engine, Batches]:
     config, data, ranks = run.config, run.data, run.ranks
     torch.manual_seed(config.seed)
-    engine = Engine(Learner(run.objective), config.engine, config.optimizer, config.batches, ranks)
+    engine = Engine(Learner(run.objective), config, ranks)
     batches = Batches(
         data.shard_set,
         data.train,
@@ -82,6 +93,14 @@ def _build(run: Run) -> tuple[Engine, Batches]:
         world_size=ranks.world_size,
     )
     return engine, batches
+
+
+def _watchdog(run: Run, *, speaks: bool) -> Watchdog:
+    attempt = run.ranks.broadcast(run.attempt.id)  # under a torchrun of the user's, each has its own
+    folder = run.directory.hangs(attempt)
+    return Watchdog(
+        run.config.watchdog, folder, rank=run.ranks.rank, world_size=run.ranks.world_size, speaks=speaks
+    )
 
 
 def _resume(run: Run, engine: Engine) -> tuple[checkpoints.Found, Progress]:

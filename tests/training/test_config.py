@@ -1,4 +1,6 @@
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,49 @@ def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share() -> None:
     assert max(rates) == rates[9] == 1e-2
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[-1] == pytest.approx(1e-3)
+
+
+def test_warmup_stable_decay_stays_at_its_peak_until_the_decay() -> None:
+    config = OptimizerConfig(
+        peak_lr=1.0, warmup_steps=10, schedule="wsd", decay_share=0.25, final_lr_share=0.1
+    )
+    rates = [config.learning_rate(step, steps=100) for step in range(1, 101)]
+    assert rates[4] == pytest.approx(0.5)
+    assert set(rates[9:75]) == {1.0}
+    assert all(later < earlier for earlier, later in pairwise(rates[74:]))
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[87] == pytest.approx(1.0 - 0.9 * 13 / 25)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 11, 12])
+def test_a_schedule_is_whole_where_warm_up_and_decay_meet(steps: int) -> None:
+    for schedule in ("cosine", "wsd"):
+        config = OptimizerConfig(peak_lr=1.0, warmup_steps=10, schedule=schedule, final_lr_share=0.0)
+        rates = [config.learning_rate(step, steps=steps) for step in range(1, steps + 1)]
+        assert all(0.0 <= rate <= 1.0 for rate in rates)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"offload_optimizer": True, "zero_stage": 0}, "offload_optimizer has no effect"),
+        ({"offload_parameters": True, "zero_stage": 2}, "offload_parameters has no effect .* give stage 3"),
+        ({"compile": True, "zero_stage": 3}, "give stage 0, 1 or 2"),
+        ({"dtype": "fp16", "zero_stage": 0}, "needs ZeRO"),
+    ],
+)
+def test_engine_settings_that_cannot_work_together_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EngineConfig(**settings)
+
+
+def test_optimizer_settings_without_effect_or_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"decay_share=0\.2 has no effect with schedule=cosine"):
+        OptimizerConfig(peak_lr=1.0, decay_share=0.2)
+    with pytest.raises(ConfigError, match=r"ema_decay=1\.0 must be above 0 and below 1"):
+        OptimizerConfig(peak_lr=1.0, ema_decay=1.0)
 
 
 def test_a_run_shorter_than_its_warm_up_keeps_warming_up() -> None:

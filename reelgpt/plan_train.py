@@ -1,0 +1,96 @@
+"""`reelgpt plan train`: parameters, bytes a rank, steps and hours of a recipe on a shard set, by formula."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Group
+from rich.table import Table
+
+from reelgpt.command import InputUri, Outcome
+from reelgpt.train import parse_with_recipe
+from training.config import RunConfig
+from training.data import open_data
+from training.plan import GB, Machine, plan, with_world_size
+from training.recipes import get_recipe
+
+LABELS = {
+    "parameters": "parameters",
+    "tokens_per_clip": "tokens a clip",
+    "steps": "steps",
+    "clips_per_step": "clips a step",
+    "accumulated": "micro-batches a worker accumulates",
+    "epochs": "epochs",
+    "tokens": "tokens",
+    "tokens_per_parameter": "tokens a parameter",
+    "exaflops": "exaFLOPs",
+    "hours": "hours",
+}
+"""What people are shown, in this order; memory stands in a table of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanTrain:
+    """What training RECIPE on a shard set will take: memory at each ZeRO stage, steps, epochs, hours.
+
+    Every setting of the recipe can be overridden, as with `reelgpt train`.
+
+    Example: reelgpt plan train gpt_tiny --data out/tokens --world-size 8 --memory-gb 80 --mfu 0.4
+    """
+
+    recipe: tyro.conf.Positional[str]
+    """Of `reelgpt train`."""
+    data: InputUri
+    """The shard set to learn from."""
+    world_size: int | None = None
+    """Workers; None: as many as the recipe has."""
+    memory_gb: float = 80.0
+    """Of one worker's device, in units of 10^9 bytes."""
+    peak_tflops: float = 989.0
+    """Of one worker's device in the run's dtype; an H100's in dense bf16."""
+    mfu: float = 0.4
+    """Share of the peak that the model's arithmetic reaches; `reelgpt train` measures it on a GPU."""
+    tokenizer: InputUri | None = None
+    """Where the bundle is of the tokenizer that made the codes, if it has moved since."""
+    json: bool = False
+    """One JSON object as the last line of stdout."""
+    config: Annotated[RunConfig | None, tyro.conf.Suppress] = None
+    """The recipe with the overrides; None: the recipe as it stands."""
+
+    @classmethod
+    def parse(cls, args: Sequence[str]) -> "PlanTrain":
+        options: PlanTrain = parse_with_recipe(cls, "plan train", args)
+        return options
+
+    def run(self) -> Outcome:
+        config = self.config or get_recipe(self.recipe)
+        config = with_world_size(config, self.world_size or config.num_workers)
+        data = open_data(config, self.data, tokenizer=self.tokenizer)
+        machine = Machine(memory_gb=self.memory_gb, peak_tflops=self.peak_tflops, mfu=self.mfu)
+        facts = plan(config, data, machine) | {"machine": dataclasses.asdict(machine)}
+        return Outcome(summary=facts, text=Group(_table(facts), _memory(facts)))
+
+
+def _table(facts: dict[str, Any]) -> Table:
+    title = f"{facts['recipe']} on {facts['world_size']} workers"
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, label in LABELS.items():
+        if name in facts:
+            value = facts[name]
+            table.add_row(label, f"{value:.4g}" if isinstance(value, float) else f"{value:,}")
+    return table
+
+
+def _memory(facts: dict[str, Any]) -> Table:
+    table = Table(
+        "ZeRO stage", "states a worker, GB", title=f"memory in {facts['dtype']}", title_justify="left"
+    )
+    for stage, size in facts["state_bytes_by_zero_stage"].items():
+        chosen = " (chosen)" if stage == str(facts["zero_stage"]) else ""
+        table.add_row(f"{stage}{chosen}", f"{size / GB:.4g}")
+    if "largest_micro_batch" in facts:
+        table.add_row("with activations", f"{facts['bytes_per_rank'] / GB:.4g}")
+        table.add_row("largest micro-batch", str(facts["largest_micro_batch"]))
+    return table

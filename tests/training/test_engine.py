@@ -1,0 +1,185 @@
+"""DeepSpeed engines in this process, at one worker; several workers are `test_launch.py`'s matter."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from infra.errors import TrainingError
+from pipelines.shards import ShardSet
+from training.batches_config import BatchesConfig
+from training.config import RunConfig
+from training.data import open_data
+from training.objective_config import PredictConfig
+from training.objectives import Examples, Learner, Predict, build_objective
+from training.recipes import get_recipe
+
+NO_LOSS_SCALE_LEFT = '{"fp16": {"initial_scale_power": 40, "min_loss_scale": 1099511627776, "hysteresis": 1}}'
+SCALED_WELL = '{"fp16": {"initial_scale_power": 6}}'
+SCALED_TOO_HIGH = '{"fp16": {"initial_scale_power": 30, "hysteresis": 1}}'
+
+
+def tiny(**engine: Any) -> RunConfig:
+    recipe = get_recipe("gpt_tiny")
+    assert isinstance(recipe.objective, PredictConfig)
+    shape = replace(
+        recipe.objective.model, model_dim=16, num_heads=2, num_kv_heads=1, hidden_dim=32, dropout=0.1
+    )
+    average = engine.pop("ema_decay", None)
+    return replace(
+        recipe,
+        objective=replace(recipe.objective, prefix_frames=1, model=shape),
+        optimizer=replace(recipe.optimizer, ema_decay=average),
+        batches=BatchesConfig(global_batch=4, micro_batch=2),
+        engine=replace(recipe.engine, **engine),
+        num_workers=1,
+    )
+
+
+class Training:
+    """An engine with what it is fed, at one worker."""
+
+    def __init__(self, config: RunConfig, token_set: ShardSet) -> None:
+        from training.connection import connect
+        from training.engine import Engine
+
+        self.config = config
+        objective = build_objective(config, open_data(config, token_set.uri))
+        torch.manual_seed(0)
+        self.engine = Engine(Learner(objective), config, connect())
+        self.examples = micro_batches(objective)
+        self.num_targets = sum(map(objective.count_targets, self.examples))
+
+    def step(self, number: int) -> float:
+        losses = self.engine.update(
+            self.examples, seeds=[2 * number, 2 * number + 1], lr=1e-2, num_targets=self.num_targets
+        )
+        return float(losses["loss"])
+
+    def steps(self, *numbers: int) -> list[float]:
+        return [self.step(number) for number in numbers]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        weights = self.engine.weights()
+        assert weights is not None
+        return weights
+
+
+def micro_batches(objective: Any) -> list[Examples]:
+    assert isinstance(objective, Predict)
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(0, 16, (4, 2, 2)).astype(np.uint16) for _ in range(4)]
+    return [objective.examples(clips[:2], None), objective.examples(clips[2:], None)]
+
+
+@pytest.fixture
+def connected() -> Iterator[None]:
+    yield
+    from training.connection import disconnect
+
+    disconnect()
+
+
+pytestmark = [pytest.mark.deepspeed, pytest.mark.usefixtures("connected")]
+STAGES = pytest.mark.parametrize("stage", [0, 1, 2, 3])
+
+
+@STAGES
+def test_an_average_is_kept_measured_published_and_resumed_at_every_stage(
+    stage: int, token_set: ShardSet, tmp_path: Path
+) -> None:
+    plain = Training(tiny(zero_stage=stage), token_set)
+    expected = plain.weights()
+    average = {name: value.clone() for name, value in expected.items()}
+    kept = Training(tiny(zero_stage=stage, ema_decay=0.5), token_set)
+    for number in (1, 2):
+        assert plain.step(number) == kept.step(number)
+        expected = plain.weights()
+        average = {name: value.lerp(expected[name], 0.5) for name, value in average.items()}
+    torch.testing.assert_close(kept.weights(), average)
+    before = kept.engine.losses(kept.examples[0])["loss"]
+    with kept.engine.averaged():
+        assert kept.engine.losses(kept.examples[0])["loss"] != before
+    assert kept.engine.losses(kept.examples[0])["loss"] == before
+    records = kept.engine.save(str(tmp_path), "step-1", {"step": 2})
+    assert "ema-00000.safetensors" in {record.name for record in records}
+    after = kept.steps(3, 4), kept.weights()
+    resumed = Training(tiny(zero_stage=stage, ema_decay=0.5), token_set)
+    assert resumed.engine.load(str(tmp_path), "step-1") == {"step": 2}
+    assert resumed.steps(3, 4) == after[0]
+    assert all(torch.equal(value, after[1][name]) for name, value in resumed.weights().items())
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        (0, {"checkpoint_activations": True}),
+        (2, {"checkpoint_activations": True}),
+        (3, {"checkpoint_activations": True}),
+        (1, {"offload_optimizer": True}),
+        (2, {"offload_optimizer": True}),
+        (3, {"offload_optimizer": True, "offload_parameters": True}),
+    ],
+)
+def test_what_saves_memory_changes_no_loss(stage: int, changes: dict[str, Any], token_set: ShardSet) -> None:
+    plain = Training(tiny(zero_stage=stage), token_set).steps(1, 2, 3)
+    assert Training(tiny(zero_stage=stage, **changes), token_set).steps(1, 2, 3) == pytest.approx(
+        plain, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_half_precision_learns_what_full_precision_learns(
+    stage: int, dtype: str, token_set: ShardSet
+) -> None:
+    full = Training(tiny(zero_stage=stage), token_set).steps(*range(1, 6))
+    config = tiny(zero_stage=stage, dtype=dtype, deepspeed_config=SCALED_WELL)
+    half = Training(config, token_set).steps(*range(1, 6))
+    assert half == pytest.approx(full, rel=2e-2)
+    assert half[-1] < half[0]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_step_whose_gradients_overflow_changes_no_weight_and_resumes_the_same(
+    stage: int, token_set: ShardSet, tmp_path: Path
+) -> None:
+    config = tiny(zero_stage=stage, dtype="fp16", deepspeed_config=SCALED_TOO_HIGH)
+    training = Training(config, token_set)
+    before = training.weights()
+    training.step(1)
+    skipped = training.engine.metrics()
+    assert skipped["skipped_steps"] == 1
+    assert "grad_norm" not in skipped
+    assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
+    training.engine.save(str(tmp_path), "step-1", {"step": 1})
+    numbers = range(2, 20)
+    expected = training.steps(*numbers), training.engine.metrics(), training.weights()
+    assert 1 < expected[1]["skipped_steps"] < 19
+    assert expected[1]["loss_scale"] < skipped["loss_scale"]
+    resumed = Training(config, token_set)
+    resumed.engine.load(str(tmp_path), "step-1")
+    assert resumed.steps(*numbers) == expected[0]
+    assert resumed.engine.metrics() == expected[1]
+    assert all(torch.equal(value, expected[2][name]) for name, value in resumed.weights().items())
+
+
+def test_gradients_that_overflow_at_the_smallest_scale_end_the_run_with_a_remedy(token_set: ShardSet) -> None:
+    training = Training(tiny(zero_stage=2, dtype="fp16", deepspeed_config=NO_LOSS_SCALE_LEFT), token_set)
+    with pytest.raises(TrainingError, match=r"lower --optimizer\.peak-lr, or train in bf16"):
+        training.steps(1, 2, 3)
+
+
+def test_without_a_compiler_the_run_says_so_and_goes_on(
+    token_set: ShardSet, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = Training(tiny(zero_stage=2), token_set).steps(1, 2)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    assert Training(tiny(zero_stage=2, compile=True), token_set).steps(1, 2) == plain
+    assert "no g++ or clang++ on their PATH; going on without compiling" in capfd.readouterr().err

@@ -1,0 +1,171 @@
+"""The same run under every launcher, and what ends it: preemption, a hang, too few workers."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.shards import ShardSet
+from tests.training import runs
+
+pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
+
+SLEEPING_IN_A_COLLECTIVE = """
+import os
+import time
+
+
+def sleep_in_step_6():
+    import training.ranks
+
+    exchange = training.ranks.Ranks.sum
+    calls = [0]
+
+    def sleepy(self, values):
+        calls[0] += 1
+        if calls[0] == 16 and os.environ.get("RANK") == "1":
+            time.sleep(1000)
+        return exchange(self, values)
+
+    training.ranks.Ranks.sum = sleepy
+
+
+if os.environ.get("RANK"):
+    sleep_in_step_6()
+"""
+IMPATIENT = ("--watchdog.floor-seconds=6", "--watchdog.grace-seconds=60")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return runs.bare_environment(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def expected(
+    tmp_path_factory: pytest.TempPathFactory, token_set: ShardSet, bare: dict[str, str]
+) -> list[dict[str, float]]:
+    run_dir = tmp_path_factory.mktemp("expected") / "run"
+    runs.run(*gpt(token_set, run_dir), "--launcher=torchrun", env=bare)
+    return runs.metrics(run_dir)
+
+
+def gpt(token_set: ShardSet, run_dir: Path) -> tuple[str, ...]:
+    return "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", *runs.GPT
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def test_deepspeeds_launcher_trains_the_same(
+    token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
+) -> None:
+    runs.run(*gpt(token_set, tmp_path / "ours"), "--launcher=deepspeed", env=bare)
+    assert runs.metrics(tmp_path / "ours") == expected
+
+
+@pytest.mark.exhaustive
+@pytest.mark.faults
+def test_inside_a_deepspeed_of_the_users_it_trains_the_same(
+    token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
+) -> None:
+    command = Path(sys.executable).parent / "deepspeed"
+    options = "--num_accelerators=2", f"--master_port={free_port()}", "--module", "reelgpt", "train"
+    done = subprocess.run(
+        [command, *options, *gpt(token_set, tmp_path / "run")],
+        env=bare | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert runs.metrics(tmp_path / "run") == expected
+
+
+def test_as_tasks_of_an_srun_it_trains_the_same(
+    token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
+) -> None:
+    job = str(random.SystemRandom().randrange(1, 1 << 20))
+    step = {"SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
+    host = {"SLURM_JOB_NODELIST": "localhost"}
+    tasks = [
+        runs.start(
+            *gpt(token_set, tmp_path / "run"),
+            env=bare | step | host | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    summary = runs.finish(tasks[0])
+    assert tasks[1].communicate(timeout=30)[0] == ""
+    assert summary["workers"] == 2
+    assert runs.metrics(tmp_path / "run") == expected
+
+
+@pytest.mark.faults
+def test_a_rank_that_stands_still_ends_the_run_and_is_named(
+    token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
+) -> None:
+    """SIGSTOP: it neither dies nor answers. The command repeated goes on."""
+    run_dir = tmp_path / "run"
+    command = (*gpt(token_set, run_dir), "--launcher=torchrun")
+    process = runs.start(*command, *IMPATIENT, env=bare)
+    runs.wait_until(lambda: runs.steps_logged(run_dir) >= 4, process)
+    stopped = worker(process.pid, rank=1)
+    stopped.send_signal(signal.SIGSTOP)
+    refusal = runs.finish(process, code=1)
+    assert "rank 1 did not arrive and gives no sign" in refusal["error"]
+    assert "repeat the command" in refusal["error"]
+    (stacks,) = (run_dir / "hangs").glob("*/rank-00000.txt")
+    assert "run_steps" in stacks.read_text()
+    stopped.wait(timeout=10)  # gone with the launcher
+    runs.run(*command, env=bare)
+    assert runs.metrics(run_dir) == expected
+
+
+@pytest.mark.faults
+@pytest.mark.exhaustive
+def test_a_rank_that_sleeps_inside_a_collective_is_named_from_its_stack(
+    token_set: ShardSet, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    sleepy = runs.bare_environment(tmp_path / "site", fault=SLEEPING_IN_A_COLLECTIVE)
+    refusal = runs.run(*gpt(token_set, run_dir), "--launcher=torchrun", *IMPATIENT, env=sleepy, code=1)
+    assert "rank 1 did not arrive;" in refusal["error"]
+    (stacks,) = (run_dir / "hangs").glob("*/rank-00001.txt")
+    assert "sleepy" in stacks.read_text()
+
+
+def worker(launcher: int, *, rank: int) -> psutil.Process:
+    """A training worker below the process `launcher`."""
+    for process in psutil.Process(launcher).children(recursive=True):
+        if process.environ().get("RANK") == str(rank):
+            return process
+    raise AssertionError(f"there is no worker of rank {rank}")
+
+
+@pytest.mark.faults
+@pytest.mark.ray
+@pytest.mark.exhaustive
+def test_an_elastic_run_goes_on_with_fewer_workers(token_set: ShardSet, tmp_path: Path) -> None:
+    """There is room for one of the two at most that it asks for."""
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    options = "--launcher=ray", "--num-workers=2", "--min-workers=1"
+    summary = runs.run(*gpt(token_set, tmp_path / "run"), *options, env=environment)
+    assert summary["workers"] in (1, 2)
+    assert len(runs.metrics(tmp_path / "run")) == runs.STEPS
+
+
+def test_a_range_of_workers_that_the_batch_does_not_divide_into_is_refused(
+    token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    options = "--num-workers=4", "--min-workers=2"
+    refusal = runs.run(*gpt(token_set, tmp_path / "run"), *options, env=bare, code=2)
+    assert "there could be 3 workers" in refusal["error"]
+    assert "numbers of workers that can: 1, 2, 4" in refusal["error"]

@@ -1,0 +1,70 @@
+"""When a step counts as hung, and who is said to be missing; whole runs that hang: `test_launchers.py`."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ConfigError
+from training.watchdog import FIRST_STEPS, Pulse, Report, _missing, verdict_in
+from training.watchdog_config import WatchdogConfig
+
+CONFIG = WatchdogConfig(factor=20.0, floor_seconds=2.0, grace_seconds=100.0)
+
+
+def pulse_after(steps: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Pulse:
+    """Of a run that has done so many steps of so many seconds, and begins another."""
+    now = [0.0]
+    monkeypatch.setattr("training.watchdog.time.monotonic", lambda: now[0])
+    pulse = Pulse(CONFIG)
+    for step in range(1, steps + 1):
+        pulse.at(step, "data")
+        pulse.at(step, "update")
+        now[0] += seconds
+        pulse.at(step, "beside")
+        now[0] += 50.0  # saving and measuring say nothing about steps
+    pulse.at(steps + 1, "data")
+    return pulse
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [(1.0, 20.0), (0.01, 2.0)])
+def test_a_step_may_take_20_medians_but_never_less_than_the_floor(
+    seconds: float, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pulse_after(10, seconds, monkeypatch).limit == pytest.approx(limit)
+
+
+def test_first_steps_and_what_is_between_steps_have_a_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pulse_after(FIRST_STEPS - 1, 0.1, monkeypatch).limit == CONFIG.grace_seconds
+    pulse = pulse_after(10, 0.1, monkeypatch)
+    pulse.at(11, "beside")
+    assert pulse.limit == CONFIG.grace_seconds
+
+
+def report(rank: int, place: str = "exchange", *, step: int = 5, is_waiting: bool = True) -> Report:
+    return Report(rank=rank, step=step, place=place, seconds=9.0, is_late=True, is_waiting=is_waiting)
+
+
+@pytest.mark.parametrize(
+    ("reports", "missing"),
+    [
+        ([report(0), report(2)], "rank 1 did not arrive and gives no sign"),
+        ([report(0)], "ranks 1, 2 did not arrive and gives no sign"),
+        ([report(0), report(1, "data"), report(2)], "rank 1 did not arrive"),
+        ([report(0), report(1), report(2, step=4)], "rank 2 did not arrive"),
+        ([report(0), report(1, is_waiting=False), report(2)], "rank 1 did not arrive"),
+        ([report(0), report(1), report(2)], "every rank arrived at the same place"),
+    ],
+)
+def test_who_did_not_arrive_is_who_is_silent_or_behind_or_does_not_wait(
+    reports: list[Report], missing: str
+) -> None:
+    assert _missing(reports, 3).startswith(missing)
+
+
+def test_an_attempt_that_did_not_hang_has_no_verdict(tmp_path: Path) -> None:
+    assert verdict_in(str(tmp_path / "hangs")) is None
+
+
+def test_a_floor_above_the_grace_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"at most watchdog\.grace_seconds"):
+        WatchdogConfig(floor_seconds=10.0, grace_seconds=5.0)

@@ -1,0 +1,58 @@
+"""What workers bring back to the command that launched them, and what they must know of it."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from infra import commit, errors, tracking
+from infra.errors import ReelgptError, StorageError, TrainingError, UsageError
+from training.job import Job
+from training.run_directory import RunDirectory
+from training.watchdog import verdict_in
+
+Summary = dict[str, Any]
+
+PASSED_ON = ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME")
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+
+
+def answer_of(work: Callable[[Job], Summary], job: Job) -> dict[str, Any]:
+    """What a worker brings back: a summary, or what all refused alike. What one alone meets kills it."""
+    try:
+        return {"summary": work(job)}
+    except StorageError:
+        raise
+    except ReelgptError as error:
+        return {"refusal": type(error).__name__, "message": str(error)}
+
+
+def summary_of(answer: dict[str, Any]) -> Summary:
+    if "refusal" in answer:
+        raise getattr(errors, answer["refusal"])(answer["message"])
+    summary: Summary = answer["summary"]
+    return summary
+
+
+def surroundings() -> dict[str, str]:
+    """What workers elsewhere must know of this process: where things are, never how to get in."""
+    told = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return told | {
+        "MLFLOW_TRACKING_URI": tracking.tracking_uri(),
+        commit.COMMIT_VARIABLE: commit.code_commit(),
+    }
+
+
+def require_no_password(environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        if PASSWORD.search(value):
+            raise UsageError(
+                f"{name} has a password in it, which Ray records; set MLFLOW_TRACKING_USERNAME and "
+                f"MLFLOW_TRACKING_PASSWORD where the workers run instead"
+            )
+
+
+def require_no_hang(job: Job) -> None:
+    """Raises TrainingError where this attempt's watchdog has ended it: no launcher may begin it again."""
+    if message := verdict_in(RunDirectory(job.run_dir).hangs(job.attempt)):
+        raise TrainingError(message)

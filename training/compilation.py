@@ -1,0 +1,34 @@
+"""torch.compile where there is a compiler; where there is none, a clear word and the model as it is."""
+
+import os
+import shutil
+import sys
+
+import torch
+from torch import nn
+
+from training.ranks import Ranks
+
+
+def compile_model(model: nn.Module, ranks: Ranks) -> None:
+    """Compiles `model` in place at its first call, on all ranks or on none: last bits depend on it."""
+    found = ranks.gather(_has_compiler())
+    if all(found):
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        model.compile()
+    elif ranks.is_first:
+        sys.stderr.write(
+            f"engine.compile: {found.count(False)} of {len(found)} workers have no "
+            f"{' or '.join(_compilers())} on their PATH; going on without compiling\n"
+        )
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in _compilers())
+
+
+def _compilers() -> tuple[str, ...]:
+    """Which of them torch calls: for C++ on a CPU; on a GPU for the C that launches Triton's kernels."""
+    if torch.cuda.is_available():
+        return (os.environ.get("CC", "gcc"), "clang")
+    return (os.environ.get("CXX", "g++"), "clang++")

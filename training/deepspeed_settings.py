@@ -1,0 +1,152 @@
+"""What DeepSpeed is told: our settings, and a user's DeepSpeed JSON where it does not contradict them.
+
+Pure and without DeepSpeed, so that a contradiction is refused before anything starts. Keys that no setting of
+ours decides are left to DeepSpeed, which checks them itself.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from infra import storage
+from infra.errors import ConfigError
+from training.config import RunConfig
+
+OWNERS = {
+    "train_batch_size": "--batches.global-batch",
+    "train_micro_batch_size_per_gpu": "--batches.micro-batch",
+    "gradient_accumulation_steps": "--batches.global-batch, --batches.micro-batch and --num-workers",
+    "gradient_clipping": "--optimizer.clip-norm",
+    "optimizer": "--optimizer.peak-lr, --optimizer.weight-decay and the like",
+    "scheduler": "--optimizer.schedule and --optimizer.warmup-steps",
+    "zero_optimization.stage": "--engine.zero-stage",
+    "zero_optimization.cpu_offload": "--engine.offload-optimizer",
+    "zero_optimization.offload_optimizer.device": "--engine.offload-optimizer",
+    "zero_optimization.offload_param.device": "--engine.offload-parameters",
+    "zero_allow_untested_optimizer": "reelgpt, whose AdamW is torch's",
+    "zero_force_ds_cpu_optimizer": "reelgpt, whose AdamW is torch's",
+    "bf16.enabled": "--engine.dtype",
+    "fp16.enabled": "--engine.dtype",
+    "amp": "--engine.dtype",
+    "torch_autocast": "--engine.dtype",
+    "elasticity": "--num-workers and --min-workers",
+}
+"""Who decides a key, or all keys below it."""
+
+LEFT_TO_US = "auto"
+"""What files for Hugging Face's Trainer say where somebody else is to decide."""
+
+
+def inline(config: RunConfig) -> RunConfig:
+    """The config with its DeepSpeed JSON read in, so that it travels and is compared by content.
+
+    Raises ConfigError naming every key that contradicts the config.
+    """
+    given = config.engine.deepspeed_config
+    if given is None:
+        return config
+    text = json.dumps(_read(given), sort_keys=True)
+    inlined = replace(config, engine=replace(config.engine, deepspeed_config=text))
+    settings_of(inlined, config.num_workers)
+    return inlined
+
+
+def settings_of(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given. Raises ConfigError where the user's JSON contradicts it."""
+    ours = _ours(config, world_size)
+    given = config.engine.deepspeed_config
+    theirs = {} if given is None else _without_auto(_read(given))
+    if conflicts := list(_conflicts(ours, theirs)):
+        raise ConfigError(
+            f"engine.deepspeed_config contradicts the run: {'; '.join(conflicts)}; "
+            f"take those keys out of it, or change the settings"
+        )
+    merged = {"steps_per_print": None} | _merged(theirs, ours)
+    if not config.engine.zero_stage:
+        merged["gradient_clipping"] = 0.0  # done by the engine, which then knows the norm
+    return merged
+
+
+def _ours(config: RunConfig, world_size: int) -> dict[str, Any]:
+    engine, batches = config.engine, config.batches
+    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    if engine.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if engine.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_batch_size": batches.global_batch,
+        "train_micro_batch_size_per_gpu": batches.micro_batch,
+        "gradient_accumulation_steps": batches.micro_batches_per_worker(world_size),
+        "gradient_clipping": config.optimizer.clip_norm,
+        "bf16": {"enabled": engine.dtype == "bf16"},
+        "fp16": {"enabled": engine.dtype == "fp16"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _read(given: str) -> dict[str, Any]:
+    try:
+        theirs = json.loads(given if given.lstrip().startswith("{") else _fetch(given))
+    except ValueError as error:
+        raise ConfigError(f"engine.deepspeed_config={given} is no JSON: {error}") from None
+    if not isinstance(theirs, dict):
+        raise ConfigError(f"engine.deepspeed_config={given} holds no JSON object, as DeepSpeed's files do")
+    return theirs
+
+
+def _fetch(uri: str) -> bytes:
+    if not storage.exists(uri):
+        raise ConfigError(
+            f"engine.deepspeed_config={uri} is not there; give a file, a URI or the JSON itself"
+        )
+    return storage.read_bytes(uri)
+
+
+def _without_auto(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_auto(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value != LEFT_TO_US
+    }
+
+
+def _conflicts(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
+    known = dict(_leaves(ours))
+    for path, value in _leaves(theirs):
+        owner = next((OWNERS[prefix] for prefix in _prefixes(path) if prefix in OWNERS), None)
+        here = known.get(path, _absent(path))
+        if owner is not None and value != here:
+            yield f"{path} is {value} there, and {owner} makes it {here}"
+
+
+def _absent(path: str) -> Any:
+    """What a key means that our settings leave out."""
+    return (
+        "none" if path.endswith(".device") else False if path.endswith("enabled") else "no matter of a file"
+    )
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    parts = path.split(".")
+    return (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+
+
+def _merged(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(theirs[key], ours[key])
+        for key in theirs.keys() & ours.keys()
+        if isinstance(theirs[key], dict) and isinstance(ours[key], dict)
+    }
+    return theirs | ours | both

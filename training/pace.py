@@ -1,0 +1,48 @@
+"""How fast a run goes and what it takes: time, throughput, waiting for data, memory, MFU."""
+
+import resource
+import time
+
+import torch
+
+from training.flops import peak_tflops
+
+KIB_PER_GB = 1e9 / 1024
+
+
+class Pace:
+    """Measures between two logged steps."""
+
+    def __init__(self, unit: str, *, step: int, units: int, flops_per_unit: float | None) -> None:
+        """`units`: frames or tokens over all ranks so far; `flops_per_unit` for the MFU, if it is known."""
+        self._unit = unit
+        self._flops_per_unit = flops_per_unit
+        self._peak = peak_tflops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+        self._start(step, units)
+
+    def waited(self, seconds: float) -> None:
+        self._waited_seconds += seconds
+
+    def metrics(self, step: int, units: int, *, world_size: int) -> dict[str, float]:
+        seconds, num_steps = time.monotonic() - self._then, step - self._step
+        per_second = (units - self._units) / seconds
+        found = {
+            "seconds_per_step": seconds / num_steps,
+            f"{self._unit}_per_second": per_second,
+            "loader_wait_seconds": self._waited_seconds / num_steps,
+            "memory_gb": _memory_gb(),
+        }
+        if self._flops_per_unit and self._peak:
+            found["mfu"] = per_second * self._flops_per_unit / (self._peak * 1e12 * world_size)
+        self._start(step, units)
+        return found
+
+    def _start(self, step: int, units: int) -> None:
+        self._then, self._step, self._units, self._waited_seconds = time.monotonic(), step, units, 0.0
+
+
+def _memory_gb() -> float:
+    """The most that this worker has held: on its GPU, or without one, in the host's memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_PER_GB

@@ -1,0 +1,187 @@
+"""What a training will take, before it starts: memory at each ZeRO stage, steps, epochs, hours. By formula.
+
+Imports no torch for a GPT. Bytes of states are those that DeepSpeed's engine holds (a test compares them with
+one); activations are an estimate. Not counted: DeepSpeed's buckets, the allocator's gaps, the CUDA context.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from infra.errors import ConfigError
+from model.config import GPTConfig
+from training.config import RunConfig
+from training.data import TrainingData
+from training.flops import count_parameters, training_flops_per_token
+from training.objective_config import PredictConfig, ReconstructConfig
+
+STAGES = (0, 1, 2, 3)
+GB = 1e9
+CHINCHILLA_TOKENS_PER_PARAMETER = 20
+"""arXiv 2203.15556, table 3: what a given amount of computing spends best; more where data repeats."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """One worker's device."""
+
+    memory_gb: float = 80.0
+    peak_tflops: float = 989.0
+    """Dense, in the dtype of the run."""
+    mfu: float = 0.4
+    """Share of the peak that the model's own arithmetic reaches."""
+
+    def __post_init__(self) -> None:
+        if self.memory_gb <= 0 or self.peak_tflops <= 0 or not 0.0 < self.mfu <= 1.0:
+            raise ConfigError(
+                f"memory_gb={self.memory_gb} and peak_tflops={self.peak_tflops} must be above 0, "
+                f"and mfu={self.mfu} above 0 and at most 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateBytes:
+    """Of one rank."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """Two moments, and the fp32 weights where they are kept beside others."""
+    average: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.average
+
+
+def state_bytes(
+    num_parameters: int, *, dtype: str, stage: int, world_size: int, has_average: bool = False
+) -> StateBytes:
+    """ZeRO (arXiv 1910.02054), section 5 and figure 1: 2 + 2 bytes a parameter for weights and gradients in
+    half precision and K = 12 for AdamW (fp32 weights and two moments); stages 1, 2 and 3 divide the
+    optimizer's part, then the gradients', then the weights' by the number of ranks.
+
+    In fp32, 4 + 4 and K = 8; DeepSpeed's stages 1 and 2 copy the fp32 weights all the same, so K = 12.
+    """
+    width = 4 if dtype == "fp32" else 2
+    moments_and_master = 8 if dtype == "fp32" and stage in (0, 3) else 12
+    shared = [world_size if stage >= first else 1 for first in (3, 2, 1)]
+    return StateBytes(
+        weights=width * num_parameters / shared[0],
+        gradients=width * num_parameters / shared[1],
+        optimizer=moments_and_master * num_parameters / shared[2],
+        average=4 * num_parameters / world_size if has_average else 0.0,
+    )
+
+
+def activation_bytes(config: GPTConfig, num_tokens: int, num_targets: int, run: RunConfig) -> float:
+    """Of one sequence, kept from forward to backward, with an attention that keeps no scores.
+
+    What a block keeps, after arXiv 2205.05198, section 4.1: what enters its norms and products. Elements a
+    token: 6 D around norms, attention and residuals, 3 times queries, keys and values (product, norm,
+    rotation), 5 F in SwiGLU. With `checkpoint_activations`, D, and the inside of one block at a time. Logits
+    and what their loss keeps: 3 fp32 numbers a target and entry of the vocabulary.
+    """
+    width = 4 if run.engine.dtype == "fp32" else 2
+    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    inside = 6 * config.model_dim + 3 * heads + 5 * config.hidden_dim
+    layers = config.num_layers
+    kept = layers * config.model_dim + inside if run.engine.checkpoint_activations else layers * inside
+    return width * num_tokens * kept + 3 * 4 * num_targets * config.vocabulary_size
+
+
+def plan(config: RunConfig, data: TrainingData, machine: Machine) -> dict[str, Any]:
+    """One entry a fact; bytes and hours of one rank of `config.num_workers`."""
+    clips = sum(entry.rows for entry in data.train)
+    facts: dict[str, Any] = {
+        "recipe": config.name,
+        "world_size": config.num_workers,
+        "zero_stage": config.engine.zero_stage,
+        "dtype": config.engine.dtype,
+        "steps": config.steps,
+        "clips": clips,
+        "clips_per_step": config.batches.global_batch,
+        "micro_batch": config.batches.micro_batch,
+        "accumulated": config.batches.micro_batches_per_worker(config.num_workers),
+        "steps_per_epoch": clips / config.batches.global_batch,
+        "epochs": config.steps * config.batches.global_batch / clips,
+    }
+    if isinstance(config.objective, ReconstructConfig):
+        num_parameters = _tokenizer_parameters(config.objective)
+        return facts | {"parameters": num_parameters} | _memory(config, num_parameters)
+    return facts | _gpt_facts(config, config.objective, data, machine)
+
+
+def _gpt_facts(
+    config: RunConfig, objective: PredictConfig, data: TrainingData, machine: Machine
+) -> dict[str, Any]:
+    shape = _shape(objective, data)
+    counts = count_parameters(shape)
+    num_tokens = config.steps * config.batches.global_batch * shape.context_tokens
+    flops = num_tokens * training_flops_per_token(shape, shape.context_tokens)
+    per_clip = activation_bytes(shape, shape.context_tokens, shape.context_tokens, config)
+    states = _states(config, counts.total, config.engine.zero_stage)
+    room = machine.memory_gb * GB - states.total
+    return {
+        "parameters": counts.total,
+        "parameters_of_embeddings": counts.embedding,
+        "tokens_per_clip": shape.context_tokens,
+        "tokens": num_tokens,
+        "tokens_per_parameter": num_tokens / counts.total,
+        "exaflops": flops / 1e18,
+        "hours": flops / (config.num_workers * machine.peak_tflops * 1e12 * machine.mfu) / 3600,
+        "activation_bytes_per_clip": per_clip,
+        **_memory(config, counts.total),
+        "bytes_per_rank": states.total + config.batches.micro_batch * per_clip,
+        "largest_micro_batch": _largest_micro_batch(config, int(max(0.0, room) // per_clip)),
+    }
+
+
+def _shape(objective: PredictConfig, data: TrainingData) -> GPTConfig:
+    from model.vocabulary import Vocabulary
+
+    tokenizer = data.tokenizer_config
+    return objective.model.config(
+        vocabulary_size=Vocabulary(num_codes=tokenizer.num_codes).size,
+        context_tokens=data.longest_sequence,
+        code_levels=tokenizer.levels,
+    )
+
+
+def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:
+    stages = STAGES if config.engine.dtype == "fp32" else STAGES[1:]
+    return {
+        "state_bytes_by_zero_stage": {
+            str(stage): _states(config, num_parameters, stage).total for stage in stages
+        }
+    }
+
+
+def _states(config: RunConfig, num_parameters: int, stage: int) -> StateBytes:
+    return state_bytes(
+        num_parameters,
+        dtype=config.engine.dtype,
+        stage=stage,
+        world_size=config.num_workers,
+        has_average=config.optimizer.ema_decay is not None,
+    )
+
+
+def _largest_micro_batch(config: RunConfig, fitting: int) -> int:
+    """Of those that the global batch divides into; 0 where not even one clip fits."""
+    each = config.batches.global_batch // config.num_workers
+    return max((size for size in range(1, min(fitting, each) + 1) if each % size == 0), default=0)
+
+
+def _tokenizer_parameters(objective: ReconstructConfig) -> int:
+    """Counted on a model without memory: convolutions have no short formula."""
+    import torch
+
+    from model.tokenizer import Tokenizer
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Tokenizer(objective.model).parameters())
+
+
+def with_world_size(config: RunConfig, world_size: int) -> RunConfig:
+    """Raises ConfigError, naming the legal sizes, where the batches do not divide."""
+    return replace(config, num_workers=world_size, min_workers=None)
