@@ -46,14 +46,14 @@ LABELS = {
 class Train:
     """Trains RECIPE on a shard set. Repeating the command resumes, and does nothing once the run is finished.
 
-    Recipes: tokenizer_tiny (frames), gpt_tiny (tokens). Every setting of the recipe can be overridden.
+    Recipes: tokenizer_tiny (frames); gpt_tiny, gpt_350m (tokens). Every setting can be overridden.
     Exit code 75: stopped by a signal, with everything saved.
 
     Example: reelgpt train gpt_tiny --data out/tokens --run-dir out/gpt --steps 100 --engine.zero-stage 3
     """
 
     recipe: tyro.conf.Positional[str]
-    """tokenizer_tiny or gpt_tiny."""
+    """tokenizer_tiny, gpt_tiny or gpt_350m."""
     data: InputUri
     """The shard set to learn from."""
     run_dir: OutputUri

@@ -60,10 +60,10 @@ def state_bytes(
     half precision and K = 12 for AdamW (fp32 weights and two moments); stages 1, 2 and 3 divide the
     optimizer's part, then the gradients', then the weights' by the number of ranks.
 
-    In fp32, 4 + 4 and K = 8; DeepSpeed's stages 1 and 2 copy the fp32 weights all the same, so K = 12.
+    In fp32, 4 + 4 and K = 8; DeepSpeed's stages 1 to 3 copy the fp32 weights all the same, so K = 12.
     """
     width = 4 if dtype == "fp32" else 2
-    moments_and_master = 8 if dtype == "fp32" and stage in (0, 3) else 12
+    moments_and_master = 8 if dtype == "fp32" and stage == 0 else 12
     shared = [world_size if stage >= first else 1 for first in (3, 2, 1)]
     return StateBytes(
         weights=width * num_parameters / shared[0],

@@ -62,7 +62,33 @@ def gpt_tiny() -> RunConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"tokenizer_tiny": tokenizer_tiny, "gpt_tiny": gpt_tiny}
+def gpt_350m() -> RunConfig:
+    """A GPT of 350 million parameters for clips of about 4,000 codes, on eight GPUs of 80 GB."""
+    return RunConfig(
+        name="gpt_350m",
+        objective=PredictConfig(
+            task="continue",
+            model=GPTShape(model_dim=1024, num_layers=24, num_heads=16, num_kv_heads=4, hidden_dim=3840),
+        ),
+        optimizer=OptimizerConfig(
+            peak_lr=3e-4, warmup_steps=2000, schedule="wsd", weight_decay=0.1, ema_decay=0.9999
+        ),
+        batches=BatchesConfig(global_batch=256, micro_batch=8),
+        engine=EngineConfig(zero_stage=1, dtype="bf16", compile=True),
+        checkpoints=CheckpointsConfig(every_steps=1000),
+        evaluation=EvaluationConfig(every_steps=1000, max_clips=512),
+        steps=20_000,
+        num_workers=8,
+        log_every_steps=10,
+        register_as="gpt-350m",
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "tokenizer_tiny": tokenizer_tiny,
+    "gpt_tiny": gpt_tiny,
+    "gpt_350m": gpt_350m,
+}
 
 
 def get_recipe(name: str) -> RunConfig:

@@ -1,0 +1,147 @@
+"""How fast is a step? Ours beside a bare PyTorch loop of the same model, and beside transformers + DeepSpeed.
+
+    python benchmarks/step.py      on a CPU: a tiny and a small GPT in fp32
+    torchrun --nproc-per-node 1 benchmarks/step.py --shapes gpt_350m --dtype bf16 --compile --no-peers
+                                   on a GPU, with MFU; it needs no package beyond those of a training machine
+
+All run in processes of their own that stay, and take turns of some steps, so that what else the machine does
+hits all alike. The table has the median turn of each, and the median over the turns of the ratio to ours.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.peers import peer_python
+from benchmarks.step_contenders import CODES, CONTENDERS, LEVELS, Shape
+from model.vocabulary import Vocabulary
+from training.flops import peak_tflops, training_flops_per_token
+from training.objective_config import GPTShape
+
+PEERS = ("transformers==5.24.0", "accelerate==1.15.0")
+SHAPES = {
+    "tiny": {"model_dim": 96, "num_layers": 2, "num_heads": 3, "num_kv_heads": 1, "hidden_dim": 256,
+             "grid": (4, 8, 8), "clips": 4},
+    "small": {"model_dim": 256, "num_layers": 4, "num_heads": 8, "num_kv_heads": 2, "hidden_dim": 704,
+              "grid": (4, 8, 8), "clips": 4},
+    "gpt_350m": {"model_dim": 1024, "num_layers": 24, "num_heads": 16, "num_kv_heads": 4, "hidden_dim": 3840,
+                 "grid": (16, 16, 16), "clips": 8},
+}  # fmt: skip
+WARM_UP_STEPS = 5
+
+
+def main() -> None:
+    options = _options()
+    for name in options.shapes:
+        shape = Shape(**SHAPES[name], dtype=options.dtype, compile=options.compile)
+        names = [name for name in CONTENDERS if options.peers or "transformers" not in name]
+        seconds = measure(names, shape, turns=options.turns, steps=options.steps)
+        print(table(name, shape, seconds), flush=True)  # noqa: T201
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny", "small"])
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for all of them")
+    parser.add_argument("--turns", type=int, default=20, help="of each contender")
+    parser.add_argument("--steps", type=int, default=5, help="of a turn")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="install and run none")
+    return parser.parse_args()
+
+
+def measure(names: list[str], shape: Shape, *, turns: int, steps: int) -> dict[str, list[float]]:
+    """Seconds a step of every contender, one number a turn."""
+    contenders = {name: _start(name, shape) for name in names}
+    try:
+        for process in contenders.values():
+            _take_turn(process, WARM_UP_STEPS)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(turns):
+            for name, process in contenders.items():
+                seconds[name].append(_take_turn(process, steps) / steps)
+        return seconds
+    finally:
+        for process in contenders.values():
+            process.kill()
+            process.wait()
+
+
+def _start(name: str, shape: Shape) -> "subprocess.Popen[str]":
+    python = peer_python("step", *PEERS) if "transformers" in name else sys.executable
+    root = str(Path(__file__).parent.parent)
+    spoken = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in spoken}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    if "transformers" in name:
+        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"} | _alone()
+    command = [python, "-W", "ignore", "-m", "benchmarks.step_contenders", name]
+    return subprocess.Popen(
+        [*command, json.dumps(dataclasses.asdict(shape))],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _alone() -> dict[str, str]:
+    """The words of a launcher with one worker, which DeepSpeed looks for."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"} | place
+
+
+def _take_turn(process: "subprocess.Popen[str]", steps: int) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{steps}\n")
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        sys.exit(f"{process.args} ended; what it said is above")
+    return float(answer)
+
+
+def table(name: str, shape: Shape, seconds: dict[str, list[float]]) -> str:
+    tokens = shape.clips * shape.num_tokens
+    peak = peak_tflops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    flops = tokens * _flops_per_token(shape)
+    head = f"| {name}: {shape.clips} x {shape.num_tokens} tokens, {shape.dtype} | ms a step | tokens/s |"
+    lines = [head + " time / bare loop | time / ours, ZeRO 2 | MFU |", "|---|---|---|---|---|---|"]
+    for contender, times in seconds.items():
+        median = statistics.median(times)
+        bare, ours = (_ratio(times, seconds[other]) for other in ("bare PyTorch loop", "reelgpt, ZeRO 2"))
+        mfu = f"{flops / median / peak / 1e12:.1%}" if peak else "-"
+        lines.append(
+            f"| {contender} | {median * 1e3:.1f} | {tokens / median:,.0f} | {bare:.3f} | {ours:.3f} | {mfu} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _ratio(times: list[float], others: list[float]) -> float:
+    return statistics.median(mine / other for mine, other in zip(times, others, strict=True))
+
+
+def _flops_per_token(shape: Shape) -> float:
+    names = ("model_dim", "num_layers", "num_heads", "num_kv_heads", "hidden_dim")
+    model = GPTShape(**{name: getattr(shape, name) for name in names})
+    config = model.config(
+        vocabulary_size=Vocabulary(num_codes=CODES).size, context_tokens=shape.num_tokens, code_levels=LEVELS
+    )
+    return training_flops_per_token(config, shape.num_tokens)
+
+
+if __name__ == "__main__":
+    main()
