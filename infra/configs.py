@@ -15,6 +15,16 @@ def to_dict(config: Any) -> dict[str, Any]:
     return cast(dict[str, Any], TypeAdapter(type(config)).dump_python(config, mode="json"))
 
 
+def overlaid(base: Config, given: Config) -> Config:
+    """`base`, with the fields in which `given` differs from the defaults of its class."""
+    fields = dataclasses.fields(cast(Any, given))
+    default = type(given)()
+    changed = {
+        f.name: getattr(given, f.name) for f in fields if getattr(given, f.name) != getattr(default, f.name)
+    }
+    return cast(Config, dataclasses.replace(cast(Any, base), **changed))
+
+
 def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
     """The config that `to_dict` wrote. Raises ConfigError, naming the field, on anything else."""
     known = {field.name for field in dataclasses.fields(cast(Any, cls))}

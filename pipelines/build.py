@@ -5,29 +5,22 @@ pack. Repeating it after anything goes on from there; repeating a sealed one doe
 appends.
 """
 
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import pyarrow as pa
 
 from infra import cluster, storage
-from infra.errors import ConfigError, ShardError, UsageError
+from infra.errors import ConfigError, UsageError
 from infra.leases import Lease
 from infra.storage import FileInfo
 from pipelines import claim, inventory, source_cache
-from pipelines.config import Resources
+from pipelines.completion import RunUnits, Watch, complete
+from pipelines.config import ExtractConfig, Resources
 from pipelines.job import Built, FramesJob, OnProgress, TokenizerRef, VideoJob
-from pipelines.origins import complete_units
-from pipelines.pack import pack
 from pipelines.shards import ShardSet
 from pipelines.spans import list_videos
-from pipelines.work import Work, frame_work, video_work
-
-Watch = Callable[[pa.Table], None]
-RunUnits = Callable[[pa.Table, str, Watch], None]
-"""Does the units given, writing their rows into the folder named and telling of each batch that is done."""
+from pipelines.work import frame_work, video_work
 
 
 def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
@@ -35,33 +28,41 @@ def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
     out, settings = storage.absolute(job.out), claim.video_settings(job)
     _check_names(files, job.split.validation, out)
     with ExitStack() as stack:
-        _take(stack, out, settings, redo=job.redo)
+        lease = take(stack, out, settings, redo=job.redo)
         on_progress(0, None, f"looking at {len(files)} files")
         given = inventory.sources_of(
             out, files, lambda fresh: _graph(stack, job.resources).inspect(fresh, job.config.limits)
         )
-
-        def run(missing: pa.Table, place: str, watch: Watch) -> None:
-            graph = _graph(stack, job.resources)
-            if job.tokenizer is None:
-                graph.extract(missing, place, job.config, job.resources, watch)
-            else:
-                graph.tokenize(missing, job.config, place, job.resources, watch, **_encoding(job.tokenizer))
-
-        return _complete(video_work(job, out, settings, given), run, on_progress)
+        run = run_on_videos(stack, job.config, job.tokenizer, job.resources)
+        return complete(video_work(job, out, settings, given), run, lease, on_progress)
 
 
 def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:
     frames = _frames_to_tokenize(job)
     out, settings = storage.absolute(job.out), claim.frame_settings(job, frames.manifest)
     with ExitStack() as stack:
-        _take(stack, out, settings, redo=job.redo, lineage=frames.manifest.parents)
+        lease = take(stack, out, settings, redo=job.redo, lineage=_lineage(out, frames))
 
         def run(missing: pa.Table, place: str, watch: Watch) -> None:
             graph = _graph(stack, job.resources)
             graph.tokenize(missing, frames.uri, place, job.resources, watch, **_encoding(job.tokenizer))
 
-        return _complete(frame_work(job, out, settings, frames), run, on_progress)
+        return complete(frame_work(job, out, settings, frames), run, lease, on_progress)
+
+
+def run_on_videos(
+    stack: ExitStack, config: ExtractConfig, tokenizer: TokenizerRef | None, resources: Resources
+) -> RunUnits:
+    """Decodes spans, and tokenizes them where a tokenizer is given; Ray stays up until `stack` ends."""
+
+    def run(missing: pa.Table, place: str, watch: Watch) -> None:
+        graph = _graph(stack, resources)
+        if tokenizer is None:
+            graph.extract(missing, place, config, resources, watch)
+        else:
+            graph.tokenize(missing, config, place, resources, watch, **_encoding(tokenizer))
+
+    return run
 
 
 def _frames_to_tokenize(job: FramesJob) -> ShardSet:
@@ -76,6 +77,13 @@ def _frames_to_tokenize(job: FramesJob) -> ShardSet:
     return frames
 
 
+def _lineage(out: str, frames: ShardSet) -> tuple[str, ...]:
+    """What the frames were before, if all that `out` took of them is still among them."""
+    there = claim.sealed(out)
+    shards = {entry.sha256 for entry in frames.manifest.shards}
+    return frames.manifest.parents if there is None or shards.issuperset(there.manifest.inputs) else ()
+
+
 def _check_names(files: list[FileInfo], validation: tuple[str, ...], out: str) -> None:
     if not validation:
         return
@@ -88,16 +96,17 @@ def _check_names(files: list[FileInfo], validation: tuple[str, ...], out: str) -
             )
 
 
-def _take(
+def take(
     stack: ExitStack, out: str, settings: claim.Settings, *, redo: bool, lineage: tuple[str, ...] = ()
-) -> None:
+) -> Lease:
     """Makes this command the writer of `out`, with these settings, until `stack` ends."""
     there = claim.claim(out, settings)
     if not redo:
         claim.refuse_to_redo(out, there, settings, lineage)
-    stack.enter_context(Lease(storage.join(out, claim.LEASE)))
+    lease = stack.enter_context(Lease(storage.join(out, claim.LEASE)))
     if there != settings:
         claim.reclaim(out, settings)
+    return lease
 
 
 def _graph(stack: ExitStack, resources: Resources) -> Any:
@@ -113,48 +122,3 @@ def _graph(stack: ExitStack, resources: Resources) -> Any:
 
 def _encoding(tokenizer: TokenizerRef) -> dict[str, Any]:
     return {"tokenizer": tokenizer.uri, "clips_per_batch": claim.CLIPS_PER_BATCH}
-
-
-def _complete(work: Work, run: RunUnits, on_progress: OnProgress) -> Built:
-    """Does the units without a row, then seals; does nothing where all that is asked for is sealed."""
-    started = time.perf_counter()
-    if work.there and work.is_sealed():
-        units = len(work.ids)
-        on_progress(units, units, "")
-        return Built(manifest=work.there.manifest, units=units, done_before=units, done_now=0, seconds=0.0)
-    done = _done(work)
-    missing = work.units.filter(pa.array([unit not in done for unit in work.ids]))
-    count = num_done = len(work.ids) - missing.num_rows
-
-    def watch(rows: pa.Table) -> None:
-        nonlocal count
-        count += rows.num_rows
-        on_progress(count, len(work.ids), "")
-
-    on_progress(count, len(work.ids), "starting")
-    if missing.num_rows:
-        run(missing, work.place, watch)
-    _check_complete(work)
-    on_progress(len(work.ids), len(work.ids), "packing")
-    manifest = pack(work.out, work.recipe, work.parts())
-    on_progress(len(work.ids), len(work.ids), "")
-    return Built(
-        manifest=manifest,
-        units=len(work.ids),
-        done_before=num_done,
-        done_now=missing.num_rows,
-        seconds=time.perf_counter() - started,
-    )
-
-
-def _done(work: Work) -> set[str]:
-    recipe = work.recipe
-    return complete_units(work.place, recipe.kind, recipe.filters) | work.sealed
-
-
-def _check_complete(work: Work) -> None:
-    lost = set(work.ids) - _done(work)
-    if lost:
-        raise ShardError(
-            f"{len(lost)} units of {work.out} have no row, such as {min(lost)}; repeat the command"
-        )

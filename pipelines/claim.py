@@ -1,8 +1,8 @@
 """Whose output this is: the settings that it is made with, how those asked for differ, and what that costs.
 
 Settings are of four kinds, and config.json keeps them apart. `rows` determine the rows of span files: others
-mean that spans are done again. `packing` determines what is packed of them. `frames` is the set that codes
-are made from, which may grow. `limits` bind what is still to be done, and may change at any time.
+mean that spans are done again. `packing` determines what is packed of them. `base` is the set that this one
+is made from, which may grow. `limits` bind what is still to be done, and may change at any time.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 from infra import configs, storage
 from infra.errors import UsageError
 from pipelines import records, shards
+from pipelines.config import DecodeLimits, ExtractConfig, FilterConfig, SamplingConfig
 from pipelines.job import FramesJob, VideoJob
 from pipelines.shards import Manifest, ShardSet
 
@@ -37,6 +38,20 @@ def video_settings(job: VideoJob) -> Settings:
     }
 
 
+def extract_config(settings: Settings) -> ExtractConfig:
+    """How videos were decoded for a set with these settings: what `video_settings` took of it."""
+    return ExtractConfig(
+        sampling=configs.from_dict(SamplingConfig, settings["rows"]["sampling"]),
+        filters=configs.from_dict(FilterConfig, settings["packing"]["filters"]),
+        limits=configs.from_dict(DecodeLimits, settings["limits"]),
+    )
+
+
+def derived_settings(base: Manifest, packing: Settings) -> Settings:
+    """Those of the set that clips are taken from, but for the packing."""
+    return base.config | {"packing": packing, "base": base.fingerprint}
+
+
 def frame_settings(job: FramesJob, frames: Manifest) -> Settings:
     """Those of the frames, but for the packing."""
     rows = {"tokenizer": job.tokenizer.fingerprint, "clips_per_batch": CLIPS_PER_BATCH}
@@ -44,7 +59,7 @@ def frame_settings(job: FramesJob, frames: Manifest) -> Settings:
         "kind": "tokens",
         "rows": frames.config["rows"] | rows,
         "packing": frames.config["packing"] | {"pack": configs.to_dict(job.pack)},
-        "frames": frames.fingerprint,
+        "base": frames.fingerprint,
     }
 
 
@@ -84,17 +99,16 @@ def differences(there: Settings, asked: Settings, part: str) -> list[str]:
 def refuse_to_redo(out: str, there: Settings, asked: Settings, lineage: tuple[str, ...] = ()) -> None:
     """Raises UsageError, saying what would be done again, where settings differ in more than what is free.
 
-    A set of frames may have grown: `lineage` are the fingerprints that it had before.
+    The base may have grown: `lineage` are the fingerprints that it had before.
     """
     rows = differences(there, asked, "rows")
-    if there.get("frames") not in (asked.get("frames"), *lineage):
-        rows.append(f"frames={there.get('frames')}, not {asked.get('frames')}")
+    if there.get("base") not in (asked.get("base"), *lineage):
+        rows.append(f"base={there.get('base')}, not {asked.get('base')}")
     packing = differences(there, asked, "packing")
-    done = records.done_units(records.place_of(out, there["kind"], there["rows"]))
-    known = sealed(out)
-    if rows and (done or known):
-        again = known.manifest.spans.rows if known else len(done)
-        kept = len(records.done_units(records.place_of(out, asked["kind"], asked["rows"])))
+    known = sealed(out) if rows or packing else None
+    again = known.manifest.spans.rows if known else _num_done(out, there) if rows else 0
+    if rows and again:
+        kept = _num_done(out, asked)
         cost = f"its {again} units would be done again ({kept} are done with these settings already)"
     elif packing and known:
         cost = f"its {len(known.manifest.shards)} shards would be packed again, from what is decoded already"
@@ -104,6 +118,10 @@ def refuse_to_redo(out: str, there: Settings, asked: Settings, lineage: tuple[st
         f"{out} was made with {'; '.join([*rows, *packing])}: {cost}; add --redo to do so, or give another "
         f"output"
     )
+
+
+def _num_done(out: str, settings: Settings) -> int:
+    return len(records.done_units(records.place_of(out, settings["kind"], settings["rows"])))
 
 
 def _differing(there: Any, asked: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

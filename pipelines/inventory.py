@@ -51,9 +51,13 @@ def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> pa.Table:
 def joined(former: pa.Table, given: pa.Table) -> pa.Table:
     """The sources of a sealed set, at the places given where they are given, and the given ones that are new.
 
-    Raises UsageError where a name stands for another file than before.
+    Those that could not be read give way to what has their names now. Raises UsageError where a name stands
+    for another file than before.
     """
     new = new_sources(former, given)
+    was_readable = pc.invert(pc.starts_with(former.column("source_id"), UNREADABLE))
+    gave_way = pc.is_in(former.column("name"), new.column("name").combine_chunks())
+    former = former.filter(pc.or_(was_readable, pc.invert(gave_way)))
     taken = pc.is_in(new.column("name"), former.column("name").combine_chunks())
     if pc.any(taken).as_py():
         name = new.filter(taken).column("name")[0].as_py()
@@ -63,6 +67,15 @@ def joined(former: pa.Table, given: pa.Table) -> pa.Table:
     known = pc.invert(pc.is_in(former.column("source_id"), given.column("source_id").combine_chunks()))
     columns = [name for name in SOURCE_SCHEMA.names if name in former.column_names]
     return pa.concat_tables([former.filter(known).select(columns), given.select(columns)]).sort_by("name")
+
+
+def located(former: pa.Table, out: str) -> pa.Table:
+    """The sources of a sealed set, each where `out` knows it to have been last."""
+    known = known_sources(out)
+    places = dict(zip(*(known.column(name).to_pylist() for name in ("source_id", "uri")), strict=True))
+    ids, uris = former.column("source_id").to_pylist(), former.column("uri").to_pylist()
+    found = [places.get(source_id, uri) for source_id, uri in zip(ids, uris, strict=True)]
+    return former.set_column(former.schema.get_field_index("uri"), "uri", pa.array(found, pa.string()))
 
 
 def new_sources(former: pa.Table, given: pa.Table) -> pa.Table:

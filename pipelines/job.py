@@ -1,10 +1,10 @@
 """What is asked for: videos or frames, a place, settings; and what came of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infra.errors import ConfigError
-from pipelines.config import ExtractConfig, PackConfig, Resources, SplitConfig
+from pipelines.config import ExtractConfig, FilterConfig, PackConfig, Resources, SplitConfig
 from pipelines.shards import Kind, Manifest
 
 OnProgress = Callable[[int, int | None, str], None]
@@ -62,6 +62,21 @@ class VideoJob:
     @property
     def kind(self) -> Kind:
         return "tokens" if self.tokenizer else "frames"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeriveJob:
+    """A set to another one of the same kind, without decoding or encoding."""
+
+    base: str
+    out: str
+    exclude: tuple[str, ...]
+    """Names or URIs of the sources to leave out."""
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+    """Of these three, what differs from the defaults; for the rest, the settings of the base hold."""
+    redo: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

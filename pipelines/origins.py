@@ -3,7 +3,7 @@
 Both give their clips twice, first without payloads to be judged and counted, then whole; a table at a time.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from infra import hashing
 from infra.errors import ShardError
 from pipelines import records
 from pipelines.config import FilterConfig
-from pipelines.shards import Kind, ShardSet, read_table
+from pipelines.shards import Kind, ShardEntry, ShardSet, read_table
 from pipelines.verdicts import FACTS, filters_of, thresholds_key, verdicts
 
 CIRCUMSTANCES = ("attempts", "decode_cpu_seconds", "tokenize_seconds", "error", "decoder")
@@ -181,11 +181,14 @@ def _choose_one(unit: str, tries: list[_Try]) -> _Try:
 
 
 class ShardOrigin:
-    """Clips of a sealed set, of the spans given."""
+    """Clips of a sealed set, of the spans given, in the shards given or in all of them."""
 
-    def __init__(self, shard_set: ShardSet, spans: pa.Table) -> None:
+    def __init__(
+        self, shard_set: ShardSet, spans: pa.Table, entries: Sequence[ShardEntry] | None = None
+    ) -> None:
         self._set = shard_set
         self._spans = spans
+        self._entries = shard_set.manifest.shards if entries is None else entries
         self._judged_by = thresholds_key(filters_of(shard_set.manifest))
 
     def facts(self) -> Iterator[pa.Table]:
@@ -198,11 +201,14 @@ class ShardOrigin:
         return self._spans
 
     def seconds(self) -> tuple[float, float]:
-        return 0.0, 0.0
+        """Those of the set, in proportion to the spans."""
+        manifest = self._set.manifest
+        share = self._spans.num_rows / max(1, manifest.spans.rows)
+        return manifest.totals["decode_cpu_seconds"] * share, manifest.totals["tokenize_seconds"] * share
 
     def _tables(self, columns: list[str] | None) -> Iterator[pa.Table]:
         spans = set(self._spans.column("span_id").to_pylist())
-        for entry in self._set.manifest.shards:
+        for entry in self._entries:
             table = self._set.read(entry, columns)
             wanted = [span in spans for span in table.column("span_id").to_pylist()]
             table = table.filter(pa.array(wanted, pa.bool_()))

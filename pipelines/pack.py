@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from infra import storage
+from infra.leases import Lease
 from pipelines import shards
 from pipelines.config import FilterConfig, PackConfig
 from pipelines.origins import Origin, shape_name
@@ -54,8 +55,8 @@ class Parts:
     """The outcomes of all spans where they are not those of the origins."""
     former: ShardSet | None = None
     """The sealed set that this one takes the place of."""
-    carried: ShardSet | None = None
-    """The same where all its shards and spans stay as they are."""
+    carried: tuple[ShardEntry, ...] = ()
+    """Shards of the former set that stay as they are; an origin answers for their spans."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -81,12 +82,12 @@ class Survey:
     """Clip id to the reason why it is dropped."""
 
 
-def pack(out: str, recipe: Recipe, parts: Parts) -> Manifest:
-    """Seals `out` from its parts, or seals it anew in place of the former set."""
+def pack(out: str, recipe: Recipe, parts: Parts, lease: Lease) -> Manifest:
+    """Seals `out`, whose lease is held, from its parts, or seals it anew in place of the former set."""
     generation = parts.former.manifest.generation + 1 if parts.former else 0
     survey = _survey(parts.origins, recipe)
-    entries = list(parts.carried.manifest.shards) if parts.carried else []
-    digests = [_carried_digests(parts.carried, entry) for entry in entries if parts.carried]
+    entries = list(parts.carried)
+    digests = [_carried_digests(parts.former, entry) for entry in entries if parts.former]
     with _spilled(parts.origins, recipe, survey) as spilled:
         for (bucket, number), table in spilled:
             digests.append(shards.clip_digests(table, recipe.kind, bucket.split))
@@ -111,6 +112,7 @@ def pack(out: str, recipe: Recipe, parts: Parts) -> Manifest:
         inputs=recipe.inputs,
     )
     _delete_strangers(out, manifest, parts.former)
+    lease.require_held()
     shards.seal(out, manifest, replaces=parts.former.manifest if parts.former else None)
     _delete_strangers(out, manifest, None)
     return manifest
@@ -192,8 +194,8 @@ def _scratch_file(scratch: str, shard: tuple[Bucket, int]) -> str:
     return os.path.join(scratch, os.path.basename(bucket.path(0, number)))
 
 
-def _carried_digests(carried: ShardSet, entry: ShardEntry) -> list[bytes]:
-    digests: list[bytes] = carried.read(entry, ["digest"]).column("digest").to_pylist()
+def _carried_digests(former: ShardSet, entry: ShardEntry) -> list[bytes]:
+    digests: list[bytes] = former.read(entry, ["digest"]).column("digest").to_pylist()
     return digests
 
 
@@ -217,16 +219,11 @@ def _write_table(out: str, name: str, generation: int, table: pa.Table) -> Table
 def _outcomes(parts: Parts, survey: Survey) -> pa.Table:
     """Of every span of the set, once the clips are judged."""
     found = [parts.spans] if parts.spans is not None else [origin.outcomes() for origin in parts.origins]
-    if parts.carried and parts.spans is None:
-        found.append(parts.carried.spans())
     return changed_outcomes(pa.concat_tables(found), survey.changes)
 
 
 def _totals(kind: Kind, entries: Sequence[ShardEntry], parts: Parts, spans: pa.Table) -> dict[str, Any]:
     took = [origin.seconds() for origin in parts.origins]
-    if parts.carried:
-        before = parts.carried.manifest.totals
-        took.append((before["decode_cpu_seconds"], before["tokenize_seconds"]))
     decoding, tokenizing = (sum(seconds) for seconds in zip(*took, strict=True))
     return totals_of(
         kind, entries, parts.sources, spans, decode_cpu_seconds=decoding, tokenize_seconds=tokenizing

@@ -9,7 +9,7 @@ missing. It holds every clip that was cut, with its scores; the payload only of 
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import pyarrow as pa
@@ -85,6 +85,21 @@ def tables(place: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """What the span files hold, file by file."""
     for uri in files(place):
         yield read_table(uri, columns)
+
+
+def forget(place: str, units: Set[str], error_class: str) -> None:
+    """Removes the rows of these units with this error, a file at a time: what else is in it is put anew."""
+    for uri in files(place):
+        table = read_table(uri, ["unit_id", "error_class"])
+        stays = [
+            unit not in units or error != error_class
+            for unit, error in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        ]
+        if all(stays):
+            continue
+        if any(stays):
+            write(place, read_table(uri).filter(pa.array(stays)))
+        storage.delete(uri)
 
 
 def clips_of(table: pa.Table) -> pa.Table:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra import configs, hashing, storage
@@ -164,6 +165,17 @@ class ShardSet:
         for entry in self.shards(split):
             for index in range(len(entry.row_groups)):
                 yield self.read_row_group(entry, index, columns)
+
+    def shards_of(self, spans: pa.Table) -> list[ShardEntry]:
+        """The shards with a clip of any of these spans."""
+        filled = spans.filter(pc.greater(spans.column("num_clips"), 0)).column("span_id").combine_chunks()
+        if not len(filled):
+            return []
+        return [
+            entry
+            for entry in self.manifest.shards
+            if pc.any(pc.is_in(self.read(entry, ["span_id"]).column("span_id"), filled)).as_py()
+        ]
 
     def find_clip(self, clip_id: str) -> tuple[dict[str, Any], Split]:
         """The row of one clip with its split. Raises UsageError where the set has no such clip."""

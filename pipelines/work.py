@@ -50,7 +50,8 @@ class Work:
 
     def is_sealed(self) -> bool:
         """Whether the set that is there is what is asked for."""
-        return self.there is not None and self.there.manifest.recipe_id == self.recipe.recipe_id
+        same = self.there is not None and self.there.manifest.recipe_id == self.recipe.recipe_id
+        return same and self.sealed >= set(self.ids)
 
     def parts(self) -> Parts:
         """Where the clips are, once every unit is done."""
@@ -58,7 +59,16 @@ class Work:
             return self._parts([self._rows(set(self.ids))])
         if self.former.manifest.config["packing"] != self.settings["packing"]:
             return self._parts(self._packed_anew(self.former))
-        return self._parts([self._rows(set(self.ids) - self.sealed)], carried=self.former)
+        return self._appended(self.former)
+
+    def _appended(self, former: ShardSet) -> Parts:
+        """Rows of what is new or done again, beside the former set; shards without its clips stay."""
+        new, spans = set(self.ids) - self.sealed, former.spans()
+        kept = set(self.ids) & self.sealed if self.spans is None else spans.column("span_id").to_pylist()
+        stays = pa.array([span in kept for span in spans.column("span_id").to_pylist()], pa.bool_())
+        touched = former.shards_of(spans.filter(pc.invert(stays)))
+        carried = tuple(entry for entry in former.manifest.shards if entry not in touched)
+        return self._parts([self._rows(new), ShardOrigin(former, spans.filter(stays), touched)], carried)
 
     def _packed_anew(self, former: ShardSet) -> list[Origin]:
         """Rows of span files where they are still there, else clips of the former set."""
@@ -74,7 +84,7 @@ class Work:
     def _rows(self, units: Set[str]) -> RowOrigin:
         return RowOrigin(self.place, units, self.recipe.kind, self.recipe.filters)
 
-    def _parts(self, origins: list[Origin], carried: ShardSet | None = None) -> Parts:
+    def _parts(self, origins: list[Origin], carried: tuple[ShardEntry, ...] = ()) -> Parts:
         return Parts(
             origins=origins, sources=self.sources, spans=self.spans, former=self.there, carried=carried
         )
@@ -95,7 +105,7 @@ def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Tabl
         settings=settings,
         there=there,
         former=stays,
-        sources=_with_split(sources, held),
+        sources=with_split(sources, held),
         spans=None,
         units=span_table(sources, job.config.sampling.span_seconds),
         sealed=_sealed_spans(stays, recipe.filters) if stays else set(),
@@ -131,6 +141,33 @@ def frame_work(job: FramesJob, out: str, settings: claim.Settings, frames: Shard
     )
 
 
+def retry_work(
+    shard_set: ShardSet, settings: claim.Settings, failed: pa.Table, tokenizer: TokenizerRef | None
+) -> Work:
+    """All of a sealed set, but for the spans given, which need another row."""
+    sources = inventory.located(shard_set.sources(), shard_set.uri)
+    recipe = _recipe(
+        settings,
+        sorted(sources.column("source_id").to_pylist()),
+        validation_of(sources),
+        shard_set,
+        tokenizer,
+        (),
+    )
+    again = set(failed.column("span_id").to_pylist())
+    return Work(
+        out=shard_set.uri,
+        settings=settings,
+        there=shard_set,
+        former=shard_set,
+        sources=sources,
+        spans=None,
+        units=span_table(sources, settings["rows"]["sampling"]["span_seconds"]),
+        sealed=set(shard_set.spans().column("span_id").to_pylist()) - again,
+        recipe=recipe,
+    )
+
+
 def _row_groups(entry: ShardEntry) -> list[str]:
     """Ids of a frame shard's units, by its content: appending to a set of frames does not change them."""
     return [f"{entry.sha256[:32]}#{group}" for group in range(len(entry.row_groups))]
@@ -159,7 +196,7 @@ def _recipe(
 ) -> Recipe:
     decisive = {name: part for name, part in settings.items() if name != "limits"}
     chain = (*stays.manifest.parents, stays.manifest.fingerprint) if stays else ()
-    parent = (settings["frames"],) if "frames" in settings else ()
+    parent = (settings["base"],) if "base" in settings else ()
     return Recipe(
         kind=settings["kind"],
         recipe_id=hashing.digest([decisive, inputs]),
@@ -175,7 +212,7 @@ def _recipe(
     )
 
 
-def _with_split(sources: pa.Table, held: frozenset[str]) -> pa.Table:
+def with_split(sources: pa.Table, held: frozenset[str]) -> pa.Table:
     ids = sources.column("source_id").to_pylist()
     split = ["validation" if source_id in held else "train" for source_id in ids]
     columns = [name for name in sources.column_names if name not in ("modified", "split")]

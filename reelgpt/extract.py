@@ -1,11 +1,13 @@
 """`reelgpt extract`: videos to frame shards."""
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
+from infra.errors import UsageError
 from pipelines.build import build_from_videos
 from pipelines.config import (
     DecodeLimits,
@@ -16,27 +18,33 @@ from pipelines.config import (
     SamplingConfig,
     SplitConfig,
 )
-from pipelines.job import VideoJob
+from pipelines.derive import derive
+from pipelines.job import DeriveJob, VideoJob
+from pipelines.shards import ShardSet
 from reelgpt import shard_summary
 from reelgpt.command import InputUri, Outcome, OutputUri
 from reelgpt.console import track
+from reelgpt.given_set import given_set, refuse_without_effect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extract:
-    """Videos to frame shards, by a Ray Data graph. Repeating the command does what is missing.
+    """Videos to frame shards, by a Ray Data graph. Repeating the command does what is missing; with more
+    videos it appends. From frame shards it derives others, as without some sources.
 
     Example: reelgpt extract s3://bucket/videos --out frames --sampling.fps 8 --validation bikes.mp4
     """
 
     videos: Positional[tuple[InputUri, ...]]
-    """Files, folders, globs or fsspec URIs of videos and still images."""
+    """Files, folders, globs or fsspec URIs of videos and still images; or one set of frames."""
     out: OutputUri
     """The shard set to make."""
     validation: tuple[str, ...] = ()
     """Names of the sources to hold out; by default the share below."""
     validation_share: float = SplitConfig().validation_share
     """Share of the sources to hold out."""
+    exclude: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Names or URIs of sources to leave out of the set of frames given."""
     redo: bool = False
     """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
     max_failed: float = 0.1
@@ -51,7 +59,38 @@ class Extract:
 
     def run(self) -> Outcome:
         shard_summary.check_budget(self.max_failed)
-        job = VideoJob(
+        given = given_set(self.videos)
+        self._check_effects(given)
+        with track("extract") as bar:
+            if given is None:
+                built = build_from_videos(self._video_job(), bar.update)
+            else:
+                built = derive(self._derive_job(given), bar.update)
+        return shard_summary.outcome(built, self.out, self.max_failed)
+
+    def _check_effects(self, given: ShardSet | None) -> None:
+        default = Extract(videos=(), out="")
+        if given is None:
+            refuse_without_effect(self, default, ["exclude"], "videos; leave out what is not to be read")
+        elif given.manifest.kind != "frames":
+            raise UsageError(f"{given.uri} holds {given.manifest.kind}; extract takes videos or frames")
+        else:
+            names = ("max_failed", "sampling", "limits", "resources")
+            refuse_without_effect(self, default, names, "frames that are there; set it where they are made")
+
+    def _derive_job(self, frames: ShardSet) -> DeriveJob:
+        return DeriveJob(
+            base=frames.uri,
+            out=self.out,
+            exclude=tuple(chain(*self.exclude)),
+            filters=self.filters,
+            split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
+            pack=self.pack,
+            redo=self.redo,
+        )
+
+    def _video_job(self) -> VideoJob:
+        return VideoJob(
             videos=self.videos,
             out=self.out,
             config=ExtractConfig(sampling=self.sampling, filters=self.filters, limits=self.limits),
@@ -60,6 +99,3 @@ class Extract:
             resources=self.resources,
             redo=self.redo,
         )
-        with track("extract") as bar:
-            built = build_from_videos(job, bar.update)
-        return shard_summary.outcome(built, self.out, self.max_failed)

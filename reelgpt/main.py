@@ -24,6 +24,8 @@ COMMANDS = {
     "tokenize": ("Tokenize", "videos or frame shards to token shards"),
     "verify": ("Verify", "is this shard set, checkpoint or bundle whole?"),
     "explain": ("Explain", "where one clip came from, and its picture"),
+    "failures": ("Failures", "which spans failed and why; another try of those of a class"),
+    "gc": ("Gc", "remove what a sealed shard set needs no more"),
     "train": ("Train", "a tokenizer or a GPT on a shard set; repeating the command resumes"),
     "plan": ("Plan", "what a command will take, before it starts"),
     "evaluate": ("Evaluate", "a model's numbers beside their baselines"),

@@ -25,7 +25,7 @@ def outcome(built: Built, out: str, max_failed: float) -> Outcome:
     """
     totals = built.manifest.totals
     share = totals["failed_sources"] / max(1, totals["sources"])
-    over = share > max_failed and not built.manifest.inputs
+    over = share > max_failed and "base" not in built.manifest.config
     summary = {
         "out": out,
         "kind": built.manifest.kind,

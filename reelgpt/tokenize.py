@@ -1,15 +1,14 @@
 """`reelgpt tokenize`: videos or frame shards to token shards."""
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
-from infra import storage
 from infra.errors import ConfigError, UsageError
 from model.config import TokenizerConfig
-from pipelines import records
 from pipelines.build import build_from_frames, build_from_videos
 from pipelines.config import (
     DecodeLimits,
@@ -20,31 +19,40 @@ from pipelines.config import (
     SamplingConfig,
     SplitConfig,
 )
-from pipelines.job import FramesJob, TokenizerRef, VideoJob
-from pipelines.shards import MANIFEST
+from pipelines.derive import derive
+from pipelines.job import DeriveJob, FramesJob, TokenizerRef, VideoJob
+from pipelines.shards import ShardSet
 from reelgpt import shard_summary
 from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
 from reelgpt.console import track
+from reelgpt.given_set import given_set, refuse_without_effect
+
+IN_THE_FRAMES = ("validation", "validation_share", "exclude", "max_failed", "sampling", "filters", "limits")
+IN_THE_CODES = ("tokenizer", "max_failed", "sampling", "limits", "resources")
+"""What is settled where a set was made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokenize:
     """Videos or frame shards to token shards, by a Ray Data graph. Repeating the command does what is
-    missing.
+    missing; with more videos it appends. From token shards it derives others, as without some sources.
 
     Example: reelgpt tokenize frames --tokenizer models:/tokenizer_tiny@latest --out tokens
     """
 
     inputs: Positional[tuple[InputUri, ...]]
-    """One set of frames, or files, folders, globs or fsspec URIs of videos and still images."""
-    tokenizer: InputUri
-    """A tokenizer's bundle: a path, an fsspec URI, models:/NAME/VERSION or models:/NAME@ALIAS."""
+    """One set of frames or of tokens, or files, folders, globs or fsspec URIs of videos and still images."""
+    tokenizer: InputUri | None = None
+    """A tokenizer's bundle: a path, an fsspec URI, models:/NAME/VERSION or models:/NAME@ALIAS. A set of
+    tokens brings its own."""
     out: OutputUri
     """The shard set to make."""
     validation: tuple[str, ...] = ()
     """Names of the sources to hold out; by default the share below. A set of frames brings its own split."""
     validation_share: float = SplitConfig().validation_share
     """Share of the sources to hold out."""
+    exclude: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Names or URIs of sources to leave out of the set of tokens given."""
     redo: bool = False
     """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
     max_failed: float = 0.1
@@ -59,39 +67,50 @@ class Tokenize:
 
     def run(self) -> Outcome:
         shard_summary.check_budget(self.max_failed)
-        frames = self._frame_set()
-        tokenizer = _tokenizer(self.tokenizer)
+        given = given_set(self.inputs)
+        self._check_effects(given)
         with track("tokenize") as bar:
-            if frames is None:
-                built = build_from_videos(self._video_job(tokenizer), bar.update)
+            if given is None:
+                built = build_from_videos(self._video_job(), bar.update)
+            elif given.manifest.kind == "frames":
+                built = build_from_frames(self._frames_job(given), bar.update)
             else:
-                job = FramesJob(
-                    frames=frames,
-                    out=self.out,
-                    tokenizer=tokenizer,
-                    pack=self.pack,
-                    resources=self.resources,
-                    redo=self.redo,
-                )
-                built = build_from_frames(job, bar.update)
+                built = derive(self._derive_job(given), bar.update)
         return shard_summary.outcome(built, self.out, self.max_failed)
 
-    def _frame_set(self) -> str | None:
-        """The set of frames that was named, or None where videos were."""
-        sets = [uri for uri in self.inputs if _is_shard_set(storage.absolute(uri))]
-        if not sets:
-            return None
-        if len(self.inputs) > 1:
-            raise UsageError(f"{sets[0]} is a shard set; give one set of frames, or videos, not both")
-        default = Tokenize(inputs=(), tokenizer="", out="")
-        for name in ("validation", "validation_share", "max_failed", "sampling", "filters", "limits"):
-            if getattr(self, name) != getattr(default, name):
-                raise ConfigError(
-                    f"{name} has no effect on the frames of {sets[0]}; set it where they are extracted"
-                )
-        return sets[0]
+    def _check_effects(self, given: ShardSet | None) -> None:
+        default = Tokenize(inputs=(), out="")
+        if given is None:
+            refuse_without_effect(self, default, ["exclude"], "videos; leave out what is not to be read")
+        elif given.manifest.kind == "frames":
+            why = f"the frames of {given.uri}; set it where they are extracted, or derive others by `extract`"
+            refuse_without_effect(self, default, IN_THE_FRAMES, why)
+        else:
+            why = "codes that are there; set it where they are made"
+            refuse_without_effect(self, default, IN_THE_CODES, why)
 
-    def _video_job(self, tokenizer: TokenizerRef) -> VideoJob:
+    def _frames_job(self, frames: ShardSet) -> FramesJob:
+        return FramesJob(
+            frames=frames.uri,
+            out=self.out,
+            tokenizer=tokenizer_of(self.tokenizer),
+            pack=self.pack,
+            resources=self.resources,
+            redo=self.redo,
+        )
+
+    def _derive_job(self, tokens: ShardSet) -> DeriveJob:
+        return DeriveJob(
+            base=tokens.uri,
+            out=self.out,
+            exclude=tuple(chain(*self.exclude)),
+            filters=self.filters,
+            split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
+            pack=self.pack,
+            redo=self.redo,
+        )
+
+    def _video_job(self) -> VideoJob:
         return VideoJob(
             videos=self.inputs,
             out=self.out,
@@ -100,18 +119,16 @@ class Tokenize:
             pack=self.pack,
             resources=self.resources,
             redo=self.redo,
-            tokenizer=tokenizer,
+            tokenizer=tokenizer_of(self.tokenizer),
         )
 
 
-def _is_shard_set(uri: str) -> bool:
-    """Sealed or not yet: of the latter the user is told so."""
-    return any(storage.exists(storage.join(uri, name)) for name in (MANIFEST, records.FOLDER))
-
-
-def _tokenizer(reference: str) -> TokenizerRef:
+def tokenizer_of(reference: str | None) -> TokenizerRef:
+    """What the driver knows of the tokenizer that a path, a URI or a `models:/` reference names."""
     from model.bundle import read_bundle
 
+    if reference is None:
+        raise ConfigError("codes need a tokenizer; give its bundle with --tokenizer")
     info = read_bundle(find_bundle(reference))
     if not isinstance(info.config, TokenizerConfig):
         raise UsageError(f"{reference} is a {info.kind}, not a tokenizer; a tokenizer's bundle is needed")

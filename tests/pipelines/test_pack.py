@@ -10,6 +10,7 @@ import pytest
 
 from infra import storage
 from infra.errors import ShardError, UsageError
+from infra.leases import Lease
 from pipelines import records, shards
 from pipelines.config import FilterConfig, PackConfig
 from pipelines.origins import RowOrigin
@@ -93,7 +94,8 @@ def place_of(out: Path) -> str:
 def seal(out: Path) -> ShardSet:
     sources = pa.table({"source_id": SOURCES, "duration_seconds": pa.array([180.0] * 5)})
     rows = RowOrigin(place_of(out), UNITS, "tokens", RECIPE.filters)
-    pack(str(out), RECIPE, Parts(origins=[rows], sources=sources))
+    with Lease(str(out / "lease.json")) as lease:
+        pack(str(out), RECIPE, Parts(origins=[rows], sources=sources), lease)
     return ShardSet.open(str(out))
 
 

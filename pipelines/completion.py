@@ -1,0 +1,62 @@
+"""From what is done already to what is sealed: the units that have no row are done, then all is packed."""
+
+import time
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from infra.errors import ShardError
+from infra.leases import Lease
+from pipelines.job import Built, OnProgress
+from pipelines.origins import complete_units
+from pipelines.pack import pack
+from pipelines.work import Work
+
+Watch = Callable[[pa.Table], None]
+RunUnits = Callable[[pa.Table, str, Watch], None]
+"""Does the units given, writing their rows into the folder named and telling of each batch that is done."""
+
+
+def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -> Built:
+    """Does the units without a row, then seals; does nothing where all that is asked for is sealed."""
+    started = time.perf_counter()
+    if work.there and work.is_sealed():
+        units = len(work.ids)
+        on_progress(units, units, "")
+        return Built(manifest=work.there.manifest, units=units, done_before=units, done_now=0, seconds=0.0)
+    done = _done(work)
+    missing = work.units.filter(pa.array([unit not in done for unit in work.ids]))
+    count = num_done = len(work.ids) - missing.num_rows
+
+    def watch(rows: pa.Table) -> None:
+        nonlocal count
+        count += rows.num_rows
+        on_progress(count, len(work.ids), "")
+
+    on_progress(count, len(work.ids), "starting")
+    if missing.num_rows:
+        run(missing, work.place, watch)
+    _check_complete(work)
+    on_progress(len(work.ids), len(work.ids), "packing")
+    manifest = pack(work.out, work.recipe, work.parts(), lease)
+    on_progress(len(work.ids), len(work.ids), "")
+    return Built(
+        manifest=manifest,
+        units=len(work.ids),
+        done_before=num_done,
+        done_now=missing.num_rows,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _done(work: Work) -> set[str]:
+    recipe = work.recipe
+    return complete_units(work.place, recipe.kind, recipe.filters) | work.sealed
+
+
+def _check_complete(work: Work) -> None:
+    lost = set(work.ids) - _done(work)
+    if lost:
+        raise ShardError(
+            f"{len(lost)} units of {work.out} have no row, such as {min(lost)}; repeat the command"
+        )

@@ -1,0 +1,68 @@
+"""What a sealed set needs no more: span files whose clips are packed, and files that no manifest names."""
+
+from dataclasses import dataclass
+
+from infra import storage
+from infra.errors import UsageError
+from infra.leases import Lease
+from infra.storage import FileInfo
+from pipelines import claim, records, shards
+from pipelines.shards import ShardSet, read_table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swept:
+    """What was removed, or would be."""
+
+    files: int
+    bytes: int
+    kept_units: int
+    """Done for an appending that is not finished: their rows stay."""
+
+
+def sweep(uri: str, *, dry_run: bool = False) -> Swept:
+    """Removes what a sealed set needs no more. Raises UsageError where it is not sealed."""
+    out = storage.absolute(uri)
+    if claim.sealed(out) is None and storage.list_files(storage.join(out, records.FOLDER)):
+        raise UsageError(
+            f"the shard set at {out} is not sealed yet: its span files are all that there is of it; first "
+            f"repeat the command that makes it"
+        )
+    shard_set = ShardSet.open(out)
+    with Lease(storage.join(out, claim.LEASE)):
+        unpacked = _unpacked(shard_set)
+        doomed = [file for file in _candidates(shard_set) if file.uri not in unpacked]
+        for file in [] if dry_run else doomed:
+            storage.delete(file.uri)
+    return Swept(
+        files=len(doomed), bytes=sum(file.size for file in doomed), kept_units=sum(unpacked.values())
+    )
+
+
+def _candidates(shard_set: ShardSet) -> list[FileInfo]:
+    """Span files, and shards and tables that the manifest does not name."""
+    manifest = shard_set.manifest
+    named = {*(entry.path for entry in manifest.shards), manifest.sources.path, manifest.spans.path}
+    tables = (shards.SOURCES.partition(".")[0], shards.SPANS.partition(".")[0])
+    return [
+        file
+        for file in storage.list_files(shard_set.uri)
+        if file.name.startswith((f"{records.FOLDER}/", "shards/", *tables))
+        and file.name.endswith(".parquet")
+        and file.name not in named
+    ]
+
+
+def _unpacked(shard_set: ShardSet) -> dict[str, int]:
+    """Span files of the set's own settings with units that it does not hold yet, and how many."""
+    manifest = shard_set.manifest
+    place = records.place_of(shard_set.uri, manifest.kind, manifest.config["rows"])
+    spans = set(shard_set.spans().column("span_id").to_pylist())
+    packed = {sha256[:32] for sha256 in manifest.inputs}
+    found = {}
+    for uri in records.files(place):
+        units = read_table(uri, ["unit_id"]).column("unit_id").to_pylist()
+        new = [unit for unit in units if unit not in spans and unit.partition("#")[0] not in packed]
+        if new:
+            found[uri] = len(new)
+    return found

@@ -1,0 +1,40 @@
+"""`reelgpt gc`: removes what a sealed shard set needs no more."""
+
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from infra.hashing import MIB
+from pipelines.sweep import sweep
+from reelgpt.command import InputUri, Outcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gc:
+    """Removes the span files of a sealed shard set, whose clips are in its shards, and what its manifest
+    does not name. Rows of an appending that is not finished stay.
+
+    Example: reelgpt gc tokens --dry-run
+    """
+
+    shards: Positional[InputUri]
+    """A sealed shard set."""
+    dry_run: bool = False
+    """Only say what would be removed."""
+    json: bool = False
+    """One JSON object as the last line of stdout."""
+
+    def run(self) -> Outcome:
+        swept = sweep(self.shards, dry_run=self.dry_run)
+        summary = {
+            "shards": self.shards,
+            "dry_run": self.dry_run,
+            "files": swept.files,
+            "bytes": swept.bytes,
+            "kept_units": swept.kept_units,
+        }
+        verb = "would be removed" if self.dry_run else "removed"
+        text = f"{swept.files:,} files ({swept.bytes / MIB:,.1f} MiB) {verb} of {self.shards}"
+        if swept.kept_units:
+            text += f"; {swept.kept_units:,} units that are not sealed yet keep their rows"
+        return Outcome(summary=summary, text=text)

@@ -1,0 +1,31 @@
+"""Videos or a shard set? What `extract` and `tokenize` were given, and which settings mean nothing to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from infra import storage
+from infra.errors import ConfigError, UsageError
+from pipelines import records
+from pipelines.shards import MANIFEST, ShardSet
+
+
+def given_set(inputs: Sequence[str]) -> ShardSet | None:
+    """The shard set that was named, or None where videos were. Raises ShardError where it is not sealed."""
+    sets = [uri for uri in inputs if _is_shard_set(storage.absolute(uri))]
+    if not sets:
+        return None
+    if len(inputs) > 1:
+        raise UsageError(f"{sets[0]} is a shard set; give one set, or videos, not both")
+    return ShardSet.open(sets[0])
+
+
+def refuse_without_effect(command: Any, default: Any, names: Sequence[str], why: str) -> None:
+    """Raises ConfigError where a setting of these names was given."""
+    for name in names:
+        if getattr(command, name) != getattr(default, name):
+            raise ConfigError(f"{name} has no effect on {why}")
+
+
+def _is_shard_set(uri: str) -> bool:
+    """Sealed or not yet: of the latter the user is told so."""
+    return any(storage.exists(storage.join(uri, name)) for name in (MANIFEST, records.FOLDER))
