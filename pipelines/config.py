@@ -1,6 +1,7 @@
 """Settings of the pipeline. What changes the result is a config and enters the recipe id; resources do
 not."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,6 +26,8 @@ class SamplingConfig:
     ratio, resized to cover it and cropped around its centre."""
     fps: float = 8.0
     """Frames sampled a second, by timestamp, whatever the video's own rate."""
+    shots: bool = True
+    """Whether to look for cuts, so that no clip goes across one."""
     clip_frames: int = 8
     stride_frames: int = 8
     """Sampled frames from the start of one clip to the start of the next; less than clip_frames overlaps
@@ -86,15 +89,39 @@ class FilterConfig:
 
     min_brightness: float = 0.02
     """Mean luma in [0, 1] below which a clip counts as black."""
+    min_contrast: float = 0.0
+    """Standard deviation of luma in a frame, in [0, 0.5], below which a clip counts as flat."""
+    min_sharpness: float = 0.0
+    """Variance of the Laplacian, in levels of 255 squared, below which a clip counts as blurred. It grows
+    with the size of the frames: look at the scores of your own videos first."""
     min_motion: float = 0.0
-    """Mean absolute difference of neighbouring frames in [0, 1] below which a clip counts as frozen; 0 keeps
-    all."""
+    """Mean absolute difference of neighbouring frames in [0, 1] below which a clip counts as static."""
+    max_frozen: float = 1.0
+    """Share of the frames that may show the same as the one before, but for noise."""
+    max_repeated: float = 1.0
+    """Share of the frames that may be repeats, because the video is slower than `fps`."""
+    max_text: float = 1.0
+    """Share of the picture that may be a flat ground or text upon it, standing still. 0.9 leaves out title
+    cards and credits."""
+    min_width: int = 0
+    """Pixels of the source, upright."""
+    min_height: int = 0
+    min_duration_seconds: float = 0.0
+    """Of the source; a still image has none to be judged by."""
 
     def __post_init__(self) -> None:
-        for name in ("min_brightness", "min_motion"):
+        for name in ("min_brightness", "min_contrast", "min_motion"):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name}={value:g} is outside [0, 1)")
+        for name in ("max_frozen", "max_repeated", "max_text"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}={value:g} is not a share; give a number from 0 to 1")
+        for name in ("min_sharpness", "min_width", "min_height", "min_duration_seconds"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{name}={value:g} is below 0; 0 keeps everything")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,6 +35,8 @@ class Decoded:
     width: int = 0
     """Of the source, upright and in square pixels; 0 where it cannot be opened."""
     height: int = 0
+    source_seconds: float | None = None
+    """Duration of the whole source; None where it is unknown."""
     decoder: str | None = None
     num_source_frames: int = 0
     cpu_seconds: float = 0.0

@@ -1,29 +1,66 @@
-"""Keep a clip or reject it with a reason. Scores are kept either way, so that thresholds can tighten
-later."""
+"""Keep a clip or reject it with a reason, by its scores alone.
 
-from dataclasses import fields
+Scores are stored whatever the verdict, so that a set is judged anew, without decoding, when it is packed.
+"""
 
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from pipelines.config import FilterConfig
 
-LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
-"""Weights of red, green and blue in brightness (ITU-R BT.709, section 3.2)."""
+REJECT_REASONS = {
+    "black": "darker than min_brightness",
+    "flat": "less contrast than min_contrast",
+    "blurred": "less sharpness than min_sharpness",
+    "static": "less motion than min_motion",
+    "frozen": "a larger share of frozen frames than max_frozen",
+    "repeated": "a larger share of repeated frames than max_repeated",
+    "text_card": "a larger share of ground and text than max_text",
+    "small": "from a source with fewer pixels along a side than min_width or min_height",
+    "short": "from a source shorter than min_duration_seconds",
+    "too_short": "a span or a shot with fewer frames than a clip has",
+    "duplicate": "the same frames as an earlier clip",
+    "near_duplicate": "frames that look like those of an earlier clip",
+}
+"""Every reason for which a clip is left out, and what it means. The last three are no matter of scores."""
 
 
-def score(frames: np.ndarray) -> dict[str, float]:
-    """Brightness and motion of a clip, each in [0, 1]. frames: (T, H, W, 3) uint8."""
-    luma = frames.astype(np.float32) @ LUMA / 255  # (T, H, W)
-    motion = float(np.abs(np.diff(luma, axis=0)).mean()) if len(luma) > 1 else 0.0
-    return {"brightness": float(luma.mean()), "motion": motion}
+@dataclass(frozen=True, slots=True)
+class Rule:
+    reason: str
+    score: str
+    setting: str
+    """Name of the threshold in FilterConfig: a `min_` rejects what is below it, a `max_` what is above."""
+    judges_stills: bool = True
+    """Whether a single frame can be judged by it: it has no motion and no duration."""
+
+    def rejects(self, score: float, threshold: float) -> bool:
+        return score < threshold if self.setting.startswith("min_") else score > threshold
 
 
-def reject_reason(scores: dict[str, float], num_frames: int, config: FilterConfig) -> str | None:
-    """`black` or `frozen`, or None for a clip that is kept. A single frame has no motion to be judged by."""
-    if scores["brightness"] < config.min_brightness:
-        return "black"
-    if num_frames > 1 and scores["motion"] < config.min_motion:
-        return "frozen"
+RULES = (
+    Rule("black", "brightness", "min_brightness"),
+    Rule("flat", "contrast", "min_contrast"),
+    Rule("blurred", "sharpness", "min_sharpness"),
+    Rule("static", "motion", "min_motion", judges_stills=False),
+    Rule("frozen", "frozen", "max_frozen", judges_stills=False),
+    Rule("repeated", "repeated", "max_repeated", judges_stills=False),
+    Rule("text_card", "text", "max_text"),
+    Rule("small", "width", "min_width"),
+    Rule("small", "height", "min_height"),
+    Rule("short", "seconds", "min_duration_seconds", judges_stills=False),
+)
+"""In the order in which a clip is judged: the first that rejects it gives the reason."""
+
+
+def reject_reason(scores: Mapping[str, float], num_frames: int, config: FilterConfig) -> str | None:
+    """One of REJECT_REASONS, or None for a clip that is kept. What was never scored rejects nothing."""
+    for rule in RULES:
+        if num_frames == 1 and not rule.judges_stills:
+            continue
+        score = scores.get(rule.score)
+        if score is not None and rule.rejects(score, getattr(config, rule.setting)):
+            return rule.reason
     return None
 
 

@@ -6,20 +6,23 @@ One row a span, whatever its fate: `ok`, `filtered` or `failed`. A row says noth
 from collections import Counter
 from typing import Any
 
-from pipelines.clips import Clip, cut_clips
+from pipelines.clips import Clip, cut_clips, cut_shots
 from pipelines.config import ExtractConfig
 from pipelines.decode import Decoded
-from pipelines.filters import reject_reason, score
+from pipelines.filters import reject_reason
+from pipelines.scores import content_hash, perceptual_hash, score
 from pipelines.spans import Span
 from pipelines.verdicts import thresholds_key
 
 
 def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, Any]:
     """The row of one span, with its clips, whatever became of it."""
-    clips = [_clip_row(clip, config) for clip in cut_clips(decoded, span, config.sampling)]
+    shots = cut_shots(decoded, config.sampling)
+    cut = list(cut_clips(decoded, span, shots, config.sampling))
+    clips = [_clip_row(clip, _facts(clip, decoded), config) for clip in cut]
     rejected = Counter(clip["rejected"] for clip in clips if clip["rejected"])
-    if not clips and len(decoded.frames):
-        rejected["too_short"] = 1
+    if too_short := len(shots) - len({clip.shot for clip in cut}):
+        rejected["too_short"] = too_short
     kept = len(clips) - sum(1 for clip in clips if clip["rejected"])
     return {
         "unit_id": span.span_id,
@@ -32,6 +35,7 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
         "error_class": decoded.error_class,
         "error": decoded.error,
         "decoder": decoded.decoder,
+        "cut_seconds": [span.start_seconds + shot.start / config.sampling.fps for shot in shots[1:]],
         "num_frames": len(decoded.frames),
         "num_clips": kept,
         "rejected": sorted(rejected.items()),
@@ -43,8 +47,18 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
     }
 
 
-def _clip_row(clip: Clip, config: ExtractConfig) -> dict[str, Any]:
-    scores = score(clip.frames)
+def _facts(clip: Clip, decoded: Decoded) -> dict[str, float]:
+    """Scores of a clip that its pixels do not tell. A source of unknown duration has but one span."""
+    return {
+        "repeated": clip.repeated_frames / max(1, len(clip.frames) - 1),
+        "width": decoded.width,
+        "height": decoded.height,
+        "seconds": decoded.source_seconds or len(decoded.frames) / clip.fps,
+    }
+
+
+def _clip_row(clip: Clip, facts: dict[str, float], config: ExtractConfig) -> dict[str, Any]:
+    scores = score(clip.frames) | facts
     rejected = reject_reason(scores, len(clip.frames), config.filters)
     return {
         "clip_id": clip.clip_id,
@@ -56,6 +70,8 @@ def _clip_row(clip: Clip, config: ExtractConfig) -> dict[str, Any]:
         "num_frames": len(clip.frames),
         "repeated_frames": clip.repeated_frames,
         "scores": sorted(scores.items()),
+        "content_hash": content_hash(clip.frames),
+        "perceptual_hash": perceptual_hash(clip.frames),
         "shape": None if rejected else list(clip.frames.shape),
         "frames": None if rejected else clip.frames.tobytes(),
         "rejected": rejected,

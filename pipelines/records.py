@@ -30,6 +30,7 @@ OUTCOME_FIELDS = [
     pa.field("error_class", pa.string()),
     pa.field("error", pa.string()),
     pa.field("decoder", pa.string()),
+    pa.field("cut_seconds", pa.list_(pa.float64())),
     pa.field("num_frames", pa.int64(), nullable=False),
     pa.field("num_clips", pa.int64(), nullable=False),
     pa.field("rejected", pa.map_(pa.string(), pa.int64())),

@@ -49,7 +49,7 @@ _CLIP_FIELDS = [
     pa.field("perceptual_hash", pa.string()),
     pa.field("label", pa.string()),
     pa.field("caption", pa.string()),
-    pa.field("action", pa.string()),
+    pa.field("action", pa.list_(pa.int32())),
     pa.field("digest", pa.binary(32)),
 ]
 _PAYLOAD: dict[Kind, tuple[str, str]] = {"frames": ("frames", "shape"), "tokens": ("codes", "grid")}

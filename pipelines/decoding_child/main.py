@@ -66,6 +66,7 @@ class OpenFile:
             "shape": list(frames.shape),
             "width": shape.source_width,
             "height": shape.source_height,
+            "source_seconds": self.video.duration_seconds(),
             "indices": sampled.indices,
             "num_source_frames": sampled.num_source_frames,
             "error_class": error_class,
