@@ -26,6 +26,8 @@ from model.config import GPTConfig, TokenizerConfig
 from model.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.gpt import GPT
     from model.tokenizer import Tokenizer
 
@@ -137,6 +139,13 @@ def load_gpt(uri: str) -> tuple[GPT, Vocabulary, Tokenizer]:
     return gpt, info.vocabulary, load_tokenizer(storage.join(uri, TOKENIZER))
 
 
+def read_weights(info: BundleInfo) -> dict[str, Tensor]:
+    """The weights in a bundle by name. Raises BundleError where they are not what was saved."""
+    from safetensors.torch import load
+
+    return load(_read_file(info.uri, WEIGHTS, info.files))
+
+
 def verify_bundle(uri: str) -> list[str]:
     """Reads everything and says what is wrong, a sentence each; nothing when the bundle is whole."""
     try:
@@ -167,10 +176,8 @@ def _weights_of(model: Tokenizer | GPT) -> bytes:
 
 
 def _load_weights(model: Tokenizer | GPT, info: BundleInfo) -> None:
-    from safetensors.torch import load
-
     try:
-        model.load_state_dict(load(_read_file(info.uri, WEIGHTS, info.files)))
+        model.load_state_dict(read_weights(info))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise BundleError(f"weights and config in {info.uri} do not fit: {error}; save it again") from None
     model.eval()

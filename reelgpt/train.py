@@ -12,7 +12,7 @@ import tyro
 from rich.table import Table
 
 from reelgpt import main
-from reelgpt.command import InputUri, Outcome, OutputUri
+from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
 from reelgpt.console import Bar, track
 from training import announced
 from training.config import RunConfig
@@ -64,6 +64,8 @@ class Train:
     """auto: from the newest whole checkpoint, if there is one. must, never, or the step of a checkpoint."""
     tokenizer: InputUri | None = None
     """Where the bundle is of the tokenizer that made the codes, if it has moved since."""
+    init_from: InputUri | None = None
+    """A model (path, URI or models:/ reference) whose weights a new run starts from: fine-tuning."""
     json: bool = False
     """One JSON object as the last line of stdout."""
     config: Annotated[RunConfig | None, tyro.conf.Suppress] = None
@@ -93,6 +95,7 @@ class Train:
             launcher=self.launcher,
             resume=self.resume,
             tokenizer=self.tokenizer,
+            init_from=find_bundle(self.init_from) if self.init_from else None,
             on_metrics=None if bar is None else partial(_show, bar),
         )
 

@@ -40,11 +40,11 @@ def _checker(uri: str) -> tuple[str, Callable[[str], list[str]]]:
     from model import bundle
     from pipelines import shards
     from pipelines.verify import verify
-    from training import checkpoints
+    from training import checkpoints, manifest
 
     kinds: dict[str, tuple[str, Callable[[str], list[str]]]] = {
         shards.MANIFEST: ("shard set", verify),
-        checkpoints.MANIFEST: ("checkpoint", checkpoints.problems),
+        manifest.MANIFEST: ("checkpoint", checkpoints.problems),
         bundle.RECORD: ("bundle", bundle.verify_bundle),
     }
     for name, found in kinds.items():

@@ -27,6 +27,8 @@ class TrainingData:
     """Training clips that do not fit: too short for the task."""
     tokenizer: BundleInfo | None
     """Of codes: the bundle of the tokenizer that made them."""
+    init_from: BundleInfo | None = None
+    """The model whose weights the run starts from; None: it starts from chance."""
 
     @property
     def tokenizer_config(self) -> TokenizerConfig:
@@ -44,11 +46,20 @@ class TrainingData:
     @property
     def identity(self) -> dict[str, Any]:
         manifest = self.shard_set.manifest
-        return {"shards": manifest.fingerprint, "tokenizer": manifest.tokenizer_fingerprint}
+        return {
+            "shards": manifest.fingerprint,
+            "tokenizer": manifest.tokenizer_fingerprint,
+            "init_from": self.init_from.fingerprint if self.init_from else None,
+        }
 
 
-def open_data(config: RunConfig, uri: str, *, tokenizer: str | None = None) -> TrainingData:
-    """Raises UsageError or ShardError where `uri` cannot serve. `tokenizer`: where its bundle is now."""
+def open_data(
+    config: RunConfig, uri: str, *, tokenizer: str | None = None, init_from: str | None = None
+) -> TrainingData:
+    """Raises UsageError or ShardError where `uri` cannot serve, or the bundle at `init_from` cannot start it.
+
+    `tokenizer`: where its bundle is now.
+    """
     shard_set = ShardSet.open(uri)
     manifest = shard_set.manifest
     if manifest.kind != config.objective.data_kind:
@@ -72,7 +83,25 @@ def open_data(config: RunConfig, uri: str, *, tokenizer: str | None = None) -> T
         tokenizer=None
         if isinstance(config.objective, ReconstructConfig)
         else _open_tokenizer(shard_set, tokenizer),
+        init_from=_open_start(init_from, shard_set) if init_from else None,
     )
+
+
+def _open_start(uri: str, shard_set: ShardSet) -> BundleInfo:
+    info, manifest = read_bundle(storage.absolute(uri)), shard_set.manifest
+    needed = "tokenizer" if manifest.kind == "frames" else "gpt"
+    if info.kind != needed:
+        raise UsageError(
+            f"--init-from {uri} is a {info.kind}, and what learns from {manifest.kind} is a {needed}; "
+            f"give the bundle of one"
+        )
+    if needed == "gpt" and info.tokenizer_fingerprint != manifest.tokenizer_fingerprint:
+        raise UsageError(
+            f"--init-from {uri} speaks the codes of tokenizer {str(info.tokenizer_fingerprint)[:12]}, and "
+            f"{shard_set.uri} holds those of {str(manifest.tokenizer_fingerprint)[:12]}; "
+            f"tokenize with the model's own tokenizer first"
+        )
+    return info
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

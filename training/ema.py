@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from infra.errors import CheckpointError
@@ -31,8 +30,9 @@ class Ema:
         averages = [part.values for part in self.parts]
         torch._foreach_lerp_(averages, [part.values for part in parts], 1.0 - self._decay)
 
-    def to_bytes(self) -> bytes:
-        return save({f"{part.name}:{part.start}": part.values.cpu() for part in self.parts})
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {f"{part.name}:{part.start}": part.values for part in self.parts}
 
     def load(self, folder: str, rank: int) -> None:
         """Takes up the average saved in a checkpoint's folder, by however many ranks."""

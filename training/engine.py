@@ -1,30 +1,32 @@
 """The one door to DeepSpeed's engine: one step, the whole weights, saving and loading.
 
 Nothing is compiled unless the config asks for it. DeepSpeed's files go through our hands in both directions:
-hashed while they are written, and read only as data (`weights_only`), never as code.
+see `training.engine_files`.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from infra.errors import CheckpointError, StorageError, TrainingError
+from infra.errors import CheckpointError, TrainingError
 from training import ema
 from training.activations import checkpoint_blocks
-from training.checkpoints import FileRecord, hashed_file
 from training.compilation import compile_model
 from training.config import RunConfig
 from training.connection import deepspeed
 from training.deepspeed_settings import settings_of
 from training.ema import Ema
+from training.engine_files import EngineFiles, Snapshot
+from training.manifest import Checkpoint
 from training.objectives import Examples, Learner
 from training.owned_weights import Part, by_name, owned_parts, shapes, whole
-from training.parameter_groups import adamw
+from training.parameter_groups import adamw, names_in_order
 from training.ranks import Ranks
+from training.verified_files import VerifiedFiles
 
 CLIENT_STATE = "reelgpt"
 """DeepSpeed gives our state back among keys of its own: ours lies under this one."""
@@ -43,15 +45,17 @@ class Engine:
             checkpoint_blocks(learner.model, reentrant=self._stage == 3)
         if config.engine.compile:
             compile_model(learner.model, ranks)
+        optimizer = adamw(learner, config.optimizer)
+        self._order = names_in_order(learner, optimizer)
         self._engine, *_ = deepspeed.initialize(
             model=learner,
-            optimizer=adamw(learner, config.optimizer),
+            optimizer=optimizer,
             config=_settings(config, ranks.world_size),
             dist_init_required=False,
         )
         if ranks.world_size == 1 and not self._stage:
             self._engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
-        self._files = _Files(self._engine.checkpoint_engine, ranks.rank)
+        self._files = EngineFiles(self._engine.checkpoint_engine, ranks.rank)
         self._parts = self._owned_parts()
         decay = config.optimizer.ema_decay
         self._ema = None if decay is None else Ema(self._parts, decay)
@@ -136,27 +140,46 @@ class Engine:
                 gathered[name] = full.cpu()
         return gathered if self._ranks.is_first else None
 
-    def save(self, root: str, name: str, state: dict[str, Any]) -> list[FileRecord]:
-        """Writes this rank's part of a checkpoint into `root`/`name`. All ranks must call together."""
-        with self._files.written_below(os.path.join(root, name)) as records:
+    def snapshot(self, root: str, name: str, state: dict[str, Any], *, copied: bool) -> Snapshot:
+        """This rank's part of a checkpoint, to be written into `root`/`name`. All ranks must call together.
+
+        Unless it is `copied`, it must be written before the next step.
+        """
+        with self._files.collected(os.path.join(root, name), copied=copied) as parts:
             self._engine.save_checkpoint(
                 root, tag=name, client_state={CLIENT_STATE: state}, save_latest=False
             )
             if self._ema is not None:
-                self._files.write(ema.file_name(self._ranks.rank), self._ema.to_bytes())
-        return records
+                self._files.add(ema.file_name(self._ranks.rank), self._ema.tensors())
+        return self._files.snapshot(parts)
 
-    def load(self, root: str, name: str) -> dict[str, Any]:
-        """Reads this rank's part of a checkpoint with verified hashes; gives the state saved with it."""
-        with _only_data():
-            path, client_state = self._engine.load_checkpoint(root, tag=name)
+    def load(self, root: str, checkpoint: Checkpoint, files: VerifiedFiles) -> dict[str, Any]:
+        """Reads this rank's part of a checkpoint with verified hashes; gives the state saved with it.
+
+        It was saved by as many ranks at the same ZeRO stage. All ranks must call together.
+        """
+        with self._files.read_from(files):
+            path, client_state = self._engine.load_checkpoint(root, tag=checkpoint.name)
         if path is None:
             raise CheckpointError(
-                f"DeepSpeed cannot read {root}/{name}; take an older one with --resume STEP"
+                f"DeepSpeed cannot read {root}/{checkpoint.name}; take an older one with --resume STEP"
             )
+        return self._loaded(root, checkpoint, client_state)
+
+    def load_from_other_layout(self, root: str, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The same of a checkpoint with verified hashes that was saved by more or fewer ranks, or at another
+        stage."""
+        from training import universal
+
+        form, files = universal.converted(root, checkpoint, self._ranks, order=self._order)
+        with self._files.read_from(files):
+            client_state = universal.load(self._engine, root, form)
+        return self._loaded(root, checkpoint, client_state)
+
+    def _loaded(self, root: str, checkpoint: Checkpoint, client_state: dict[str, Any]) -> dict[str, Any]:
         self._parts = self._owned_parts()
         if self._ema is not None:
-            self._ema.load(os.path.join(root, name), self._ranks.rank)
+            self._ema.load(os.path.join(root, checkpoint.name), self._ranks.rank)
         state: dict[str, Any] = client_state[CLIENT_STATE]
         return state
 
@@ -212,57 +235,3 @@ def _settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     if world_size == 1 and not config.engine.offload_optimizer:
         zero.setdefault("contiguous_gradients", False)  # a copy that serves sending, and nobody is there
     return settings
-
-
-class _Files:
-    """Puts our hands on what DeepSpeed writes through its checkpoint engine."""
-
-    def __init__(self, checkpoint_engine: Any, rank: int) -> None:
-        self._rank = rank
-        self._records: list[FileRecord] = []
-        self._folder = ""
-        checkpoint_engine.save = self._save
-
-    @contextmanager
-    def written_below(self, folder: str) -> Iterator[list[FileRecord]]:
-        self._folder, self._records = folder, []
-        yield self._records
-
-    def write(self, name: str, data: bytes) -> None:
-        """A file of ours beside DeepSpeed's."""
-        self._write(os.path.join(self._folder, name), lambda file: file.write(data))
-
-    def _save(self, state_dict: Any, path: str) -> None:
-        self._write(path, lambda file: torch.save(state_dict, file))
-
-    def _write(self, path: str, put: Callable[[Any], Any]) -> None:
-        try:
-            with hashed_file(path) as file:
-                put(file)
-        except OSError as error:
-            raise StorageError(
-                f"{path} cannot be written: {error}; make room and repeat the command"
-            ) from error
-        name = os.path.relpath(path, self._folder)
-        self._records.append(FileRecord(name=name, size=file.size, sha256=file.hexdigest(), rank=self._rank))
-
-
-@contextmanager
-def _only_data() -> Iterator[None]:
-    """Inside, torch.load refuses to run code, whatever it is asked: DeepSpeed asks for the opposite."""
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        with torch.serialization.safe_globals(
-            [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
-        ):
-            yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before

@@ -13,6 +13,10 @@ class EvaluationConfig:
     num_samples: int = 2
     """Validation clips pictured at each evaluation; 0 draws none."""
 
+    keep_bundles: int = 1
+    """At each evaluation the weights become a model in `bundles/`; the last ones are kept, and the best by
+    held-out loss; 0 makes none."""
+
     def __post_init__(self) -> None:
         check_at_least(1, every_steps=self.every_steps, max_clips=self.max_clips)
-        check_at_least(0, num_samples=self.num_samples)
+        check_at_least(0, num_samples=self.num_samples, keep_bundles=self.keep_bundles)

@@ -14,5 +14,7 @@ class Job:
     """Of the command that launched: see `training.run_directory`."""
     tokenizer: str | None
     """Where the bundle is of the tokenizer that made the codes; None where there are none."""
+    init_from: str | None
+    """Where the bundle is whose weights the run starts from; None: it starts from chance."""
     stop_file: str | None
     """Once it exists, the run stops at the next step; None: signals reach the worker itself."""

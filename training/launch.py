@@ -44,6 +44,7 @@ def train(
     launcher: Launcher = "auto",
     resume: str = "auto",
     tokenizer: str | None = None,
+    init_from: str | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> Summary:
     """Begins the run in `run_dir`, or goes on with it, or finds it finished; gives its summary.
@@ -57,7 +58,7 @@ def train(
     config = inline(config)
     launch = _choose(launcher, config)
     directory = RunDirectory.at(run_dir)
-    opened = open_data(config, data, tokenizer=tokenizer)
+    opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
     leads = announced.rank() == 0  # under a launcher of the user's, one speaks for all
     if leads:
         directory.check(config, opened, resume=resume)
@@ -83,6 +84,7 @@ def _job(config: RunConfig, directory: RunDirectory, data: TrainingData, *, need
         run_dir=directory.path,
         attempt=attempt,
         tokenizer=data.tokenizer.uri if data.tokenizer else None,
+        init_from=data.init_from.uri if data.init_from else None,
         stop_file=storage.join(directory.path, f"stop-{attempt}") if needs_stop_file else None,
     )
 

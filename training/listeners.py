@@ -1,23 +1,21 @@
-"""What happens beside the steps: measuring on held-out clips, writing, drawing, saving."""
+"""What happens beside the steps: measuring on held-out clips, writing, drawing."""
 
 import json
-import platform
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from infra import storage
-from training import checkpoints
 from training.batches import stored_clips
-from training.checkpoints import FileRecord
+from training.bundles import Origin, export_bundle
 from training.engine import Engine
-from training.loop import Metrics, Progress, mean_losses, require_finite
+from training.loop import Metrics, mean_losses, require_finite
 from training.objectives import Examples
 from training.run import Run
 from training.run_directory import Attempt
 from training.samples import drawer
+from training.saving import Saving
 
 
 class Evaluation:
@@ -78,89 +76,54 @@ class MetricsFile:
             file.write(json.dumps(line) + "\n")
 
 
+class StepWeights:
+    """The whole weights after a step, gathered once for all who want them, on rank 0."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._step = -1
+        self._weights: dict[str, torch.Tensor] | None = None
+
+    def at(self, step: int) -> dict[str, torch.Tensor] | None:
+        """None on other ranks than the first. All ranks must call together, right after the step."""
+        if step != self._step:
+            self._step, self._weights = step, self._engine.weights()
+        return self._weights
+
+
 class Samples:
     """Draws what the model makes of some held-out clips, with the weights of the moment."""
 
-    def __init__(self, run: Run, engine: Engine) -> None:
+    def __init__(self, run: Run, weights: StepWeights) -> None:
         self._run = run
-        self._engine = engine
+        self._weights = weights
         self._draw = drawer(run)
 
     def __call__(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
         if self._draw is None or not self._run.config.is_evaluated(step):
             return
-        weights = self._engine.weights()
+        weights = self._weights.at(step)
         if weights is not None:
             storage.write(self._run.directory.sample(step), self._draw(weights))
 
 
-class Saving:
-    """Commits a checkpoint when one is due, and forgets the oldest."""
+class Bundles:
+    """Makes a model of the weights at each evaluation but the last, whose model the run itself becomes."""
 
-    def __init__(
-        self,
-        run: Run,
-        engine: Engine,
-        progress: Progress,
-        facts: dict[str, Any],
-        *,
-        resumed: checkpoints.Found,
-    ) -> None:
-        """`facts`: what the state holds beside the progress: the run's identity and tracking."""
+    def __init__(self, run: Run, weights: StepWeights, saving: Saving, mlflow_run_id: str | None) -> None:
         self._run = run
-        self._root = run.directory.checkpoints
-        self._engine = engine
-        self._progress = progress
-        self._facts = facts
-        self._damaged = [damage.name for damage in resumed.passed_over]
-        self._saved_step = resumed.checkpoint.step if resumed.checkpoint else 0
-        self.newest = resumed.checkpoint.name if resumed.checkpoint else None
-        """Name of the checkpoint that holds the last state saved."""
+        self._weights = weights
+        self._saving = saving
+        self._mlflow_run_id = mlflow_run_id
 
-    def __call__(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
-        if self._run.config.is_saved(step):
-            self.save()
-
-    def save(self) -> None:
-        """Commits the state after the last step, if that is not done yet. All ranks must call together."""
-        progress, ranks = self._progress, self._run.ranks
-        if progress.step == self._saved_step:
+    def __call__(self, step: int, metrics: Metrics) -> None:
+        config = self._run.config
+        if not config.evaluation.keep_bundles or not config.is_evaluated(step) or step == config.steps:
             return
-        state = self._state()
-        self.newest = checkpoints.commit(
-            self._root,
-            step=progress.step,
-            state=state,
-            ranks=ranks,
-            write=lambda name: self._write(name, state),
-        )
-        self._saved_step = progress.step
-        if ranks.is_first:
-            keep_last = self._run.config.checkpoints.keep_last
-            self._run.attempt.require_newest()
-            checkpoints.prune(self._root, keep_last=keep_last, unwanted=self._damaged)
-
-    def _write(self, name: str, state: dict[str, Any]) -> list[FileRecord]:
-        records = self._engine.save(self._root, name, state)
-        if self._run.ranks.is_first:
-            self._run.attempt.require_newest()  # without its word there will be no manifest
-        return records
-
-    def _state(self) -> dict[str, Any]:
-        step = self._progress.step
-        return {
-            "step": step,
-            "clips": step * self._run.config.batches.global_batch,
-            "units": self._progress.units,
-            "versions": versions(),
-            **self._facts,
-        }
-
-
-def versions() -> dict[str, str]:
-    """What may change the last bit of a number."""
-    from importlib.metadata import version
-
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("torch", "deepspeed", "numpy")
-    }
+        weights = self._weights.at(step)
+        if weights is None:
+            return
+        self._run.attempt.require_newest()
+        checkpoint = self._saving.name_at(step)
+        origin = Origin(step=step, checkpoint=checkpoint, mlflow_run_id=self._mlflow_run_id)
+        export_bundle(self._run, weights, origin, metrics)

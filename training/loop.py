@@ -18,6 +18,7 @@ from training.pace import Pace
 from training.prefetch import prefetched
 from training.ranks import Ranks
 from training.run import Run
+from training.samples_digest import chained, digest_halves
 from training.stopping import StopRequest
 from training.watchdog import Pulse
 
@@ -40,6 +41,8 @@ class Progress:
     step: int = 0
     units: int = 0
     """Frames or tokens seen, over all ranks."""
+    samples_digest: int = 0
+    """Of the ids of all clips seen, in their order: see `training.samples_digest`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +53,8 @@ class StepInput:
     seeds: list[int]
     num_targets: int
     num_units: int
+    samples_digest: tuple[float, float]
+    """Of the clips' ids, to be added up over the ranks."""
 
 
 def run_steps(
@@ -76,18 +81,22 @@ def run_steps(
             # one exchange a step: the counts that losses are divided by, and whether anybody must stop
             wishes = float(stop.is_wanted()), float(stop.is_time_to_ask())
             counts = float(given.num_targets), float(given.num_units)
-            num_targets, num_units, num_stops, num_asks = ranks.sum([*counts, *wishes])
+            num_targets, num_units, num_stops, num_asks, *digest = ranks.sum(
+                [*counts, *wishes, *given.samples_digest]
+            )
             if num_stops or (num_asks and stop.is_preempted()):
                 return False
             pulse.at(step, "update")
             lr = config.optimizer.learning_rate(step, config.steps)
             losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=num_targets)
             progress.step, progress.units = step, progress.units + int(num_units)
+            progress.samples_digest = chained(progress.samples_digest, digest)
             metrics: Metrics = {}
             if config.is_logged(step):
                 metrics = mean_losses(losses, num_targets, ranks) | engine.metrics() | {"lr": lr}
                 require_finite(metrics, step)
                 metrics |= {"epoch": batches.epoch(step), objective.unit: float(progress.units)}
+                metrics["samples_digest"] = float(progress.samples_digest)
                 metrics |= pace.metrics(step, progress.units, world_size=ranks.world_size)
             pulse.at(step, "beside")
             for listener in listeners:
@@ -105,6 +114,7 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
         seeds=[torch_seed(seed, step, part.index) for part in parts],
         num_targets=_total(objective.count_targets, examples),
         num_units=_total(objective.count_units, examples),
+        samples_digest=digest_halves(parts),
     )
 
 

@@ -24,3 +24,9 @@ def parameter_groups(learner: nn.Module, weight_decay: float) -> list[dict[str, 
         (decayed if is_matrix else spared).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def names_in_order(learner: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Of the parameters, as they follow each other in the optimizer's groups."""
+    names = {parameter: name for name, parameter in learner.named_parameters()}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]

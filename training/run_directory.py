@@ -5,6 +5,7 @@ metrics.jsonl   a line a logged step; floats are written exactly
 checkpoints/    committed states to go on from
 hangs/          every worker's stack, where a step hung
 samples/        pictures drawn while it trained
+bundles/        what it was at evaluations: a model each, ready to be used
 model/          the bundle it became
 result.json     written last: the run is finished
 tracking.json   the MLflow run that it is shown as
@@ -24,8 +25,9 @@ from infra import configs, storage
 from infra.commit import code_commit
 from infra.errors import ConfigError, StorageError, TrainingError, UsageError
 from infra.leases import Lease
-from training import checkpoints
+from training import checkpoints, manifest
 from training.config import RunConfig
+from training.copies import Copies
 from training.data import TrainingData
 
 FREE_SETTINGS = (
@@ -33,18 +35,25 @@ FREE_SETTINGS = (
     "log_every_steps",
     "max_failures",
     "min_workers",
+    "num_workers",
     "register_as",
     "track",
     "watchdog.factor",
     "watchdog.floor_seconds",
     "watchdog.grace_seconds",
+    "checkpoints.background",
+    "checkpoints.copy_to",
     "checkpoints.every_steps",
+    "checkpoints.keep_every_steps",
     "checkpoints.keep_last",
     "evaluation.every_steps",
+    "evaluation.keep_bundles",
     "evaluation.max_clips",
     "evaluation.num_samples",
+    "engine.zero_stage",
 )
-"""May change between two commands of one run: the steps already done do not depend on them."""
+"""May change between two commands of one run: the steps already done do not depend on them. Another number of
+workers or ZeRO stage goes on with the same clips, and with losses that differ in their last digits."""
 
 LEFT_BEHIND = ("ray-*", "stop-*")
 """What a command that was killed leaves in the directory."""
@@ -85,6 +94,10 @@ class RunDirectory:
         return storage.join(self.path, "model")
 
     @property
+    def bundles(self) -> str:
+        return storage.join(self.path, "bundles")
+
+    @property
     def result(self) -> str:
         return storage.join(self.path, "result.json")
 
@@ -98,6 +111,9 @@ class RunDirectory:
 
     def sample(self, step: int) -> str:
         return storage.join(self.samples, f"step-{step:08d}.png")
+
+    def bundle_of(self, step: int) -> str:
+        return storage.join(self.bundles, f"step-{step:08d}")
 
     def lease(self) -> Lease:
         """One writer a run."""
@@ -113,7 +129,7 @@ class RunDirectory:
             refuse_mismatch(self._identity(), identity(config, data), self.path)
         elif any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path)):
             raise self._foreign()
-        has_some = any(checkpoints.committed(self.checkpoints))
+        has_some = any(manifest.committed(self.checkpoints)) or self._has_copies(config, data)
         if resume == "never" and has_some:
             raise UsageError(
                 f"{self.path} has checkpoints, and --resume never starts a run anew; "
@@ -130,6 +146,8 @@ class RunDirectory:
         From here on, `attempt` is the one that may write.
         """
         if resume.isdigit():
+            if config.checkpoints.copy_to is not None:
+                Copies(self.path, config.checkpoints.copy_to).rewind(int(resume))
             checkpoints.rewind(self.checkpoints, int(resume))
             storage.delete(self.result)
         record = {
@@ -154,7 +172,7 @@ class RunDirectory:
 
     def newest_step(self) -> int:
         """Of the newest checkpoint: where the run goes on, unless that one turns out to be damaged."""
-        whole, _ = checkpoints.committed(self.checkpoints)
+        whole, _ = manifest.committed(self.checkpoints)
         return whole[0].step if whole else 0
 
     def read_metrics(self) -> list[dict[str, float]]:
@@ -163,6 +181,16 @@ class RunDirectory:
     def write_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
         """All lines anew, in one go."""
         storage.write(self.metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def _has_copies(self, config: RunConfig, data: TrainingData) -> bool:
+        """Whether a run of this config was copied to where this one would be. Raises ConfigError where it was
+        another."""
+        if config.checkpoints.copy_to is None:
+            return False
+        copies, _ = Copies(self.path, config.checkpoints.copy_to).committed()
+        for checkpoint in copies[:1]:
+            refuse_mismatch(checkpoint.state["identity"], identity(config, data), config.checkpoints.copy_to)
+        return bool(copies)
 
     def _identity(self) -> dict[str, Any]:
         """Of the run that is here. Raises UsageError where `config.json` is not ours."""
@@ -238,6 +266,8 @@ def _as_option(name: str, value: Any) -> tuple[str, bool]:
     `no-` is given, and None cannot be given."""
     if name in ("shards", "tokenizer"):
         return f"the {name} {str(value)[:12]}", True
+    if name == "init_from" and value is not None:
+        return f"--init-from the model {str(value)[:12]}", True
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         owner, dot, switch = option.removeprefix("--").rpartition(".")

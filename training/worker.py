@@ -15,19 +15,23 @@ from infra.errors import CheckpointError, Stopped
 from training import checkpoints
 from training.answers import require_no_hang
 from training.batches import Batches
+from training.bundles import start_from
 from training.connection import connect, disconnect
 from training.data import TrainingData, open_data
 from training.engine import Engine
 from training.finish import finish
 from training.job import Job
-from training.listeners import Evaluation, MetricsFile, Samples, Saving, versions
+from training.listeners import Bundles, Evaluation, MetricsFile, Samples, StepWeights
 from training.loop import Listener, Progress, run_steps
+from training.manifest import Checkpoint
 from training.objectives import Learner, build_objective
 from training.ranks import Ranks
 from training.run import Run
 from training.run_directory import Attempt, RunDirectory, identity, refuse_mismatch
+from training.saving import Saving, copies_of, layout, versions
 from training.stopping import StopRequest
 from training.tracked_run import Tracking
+from training.verified_files import VerifiedFiles
 from training.watchdog import Watchdog
 
 
@@ -39,7 +43,7 @@ def work(job: Job, *, preempted: Callable[[], bool] | None = None) -> dict[str, 
     stop = StopRequest(job.stop_file, preempted=preempted)
     torch.set_num_threads(job.config.threads_per_worker)
     with stop.listening(), _connected() as ranks:
-        data = open_data(job.config, job.data, tokenizer=job.tokenizer)
+        data = open_data(job.config, job.data, tokenizer=job.tokenizer, init_from=job.init_from)
         return _train(_join(job, data, ranks), stop)
 
 
@@ -59,22 +63,23 @@ def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
     tracking = Tracking(run)
     facts = {"identity": identity(run.config, run.data), "mlflow_run_id": tracking.run_id}
     saving = Saving(run, engine, progress, facts, resumed=found)
-    listeners: list[Listener] = [Evaluation(run, engine), Samples(run, engine)]
+    weights = StepWeights(engine)
+    listeners: list[Listener] = [Evaluation(run, engine), Samples(run, weights), saving.tell_stall]
     if run.ranks.is_first:
         listeners.append(MetricsFile(run.attempt, resumed_step=resumed_from))
-    listeners += [tracking, saving]
-    with _status_told(tracking):
+    listeners += [tracking, saving, Bundles(run, weights, saving, tracking.run_id)]
+    with _status_told(tracking), saving.closing():
         with _watchdog(run, speaks=stop.is_heard_here).watching() as pulse:
             is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse)
+        saving.finish()
         if not is_done:
-            saving.save()
             raise Stopped(
                 f"stopped after step {progress.step} of {run.config.steps}, saved; "
                 f"repeat the command to go on"
             )
-        weights = engine.weights() or {}  # all ranks take part, rank 0 gets them
+        last = engine.weights() or {}  # all ranks take part, rank 0 gets them
         summary = run.ranks.on_first(
-            lambda: finish(run, weights, tracking, progress, saving.newest, resumed_from=resumed_from)
+            lambda: finish(run, last, tracking, progress, saving.newest, resumed_from=resumed_from)
         )
     engine.close()
     return summary
@@ -83,7 +88,10 @@ def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
 def _build(run: Run) -> tuple[Engine, Batches]:
     config, data, ranks = run.config, run.data, run.ranks
     torch.manual_seed(config.seed)
-    engine = Engine(Learner(run.objective), config, ranks)
+    learner = Learner(run.objective)
+    if data.init_from is not None:
+        start_from(learner.model, data.init_from)
+    engine = Engine(learner, config, ranks)
     batches = Batches(
         data.shard_set,
         data.train,
@@ -105,19 +113,27 @@ def _watchdog(run: Run, *, speaks: bool) -> Watchdog:
 
 def _resume(run: Run, engine: Engine) -> tuple[checkpoints.Found, Progress]:
     directory = run.directory
-    found = checkpoints.find(directory.checkpoints, run.ranks)
-    if found.checkpoint is None:
+    found = checkpoints.find(directory.checkpoints, run.ranks, layout(run), copies=copies_of(run))
+    if found.checkpoint is None or found.files is None:
         return found, Progress()
     state = found.checkpoint.state
     if run.ranks.is_first:
         for warning in _warnings(found, state["versions"]):
             sys.stderr.write(f"{warning}\n")
     refuse_mismatch(state["identity"], identity(run.config, run.data), directory.path)
-    if engine.load(directory.checkpoints, found.checkpoint.name) != state:
+    if _load(run, engine, found.checkpoint, found.files) != state:
         raise CheckpointError(
             f"the files of {found.checkpoint.name} belong to another state than its manifest"
         )
-    return found, Progress(step=state["step"], units=state["units"])
+    progress = Progress(step=state["step"], units=state["units"], samples_digest=state["samples_digest"])
+    return found, progress
+
+
+def _load(run: Run, engine: Engine, checkpoint: Checkpoint, files: VerifiedFiles) -> dict[str, Any]:
+    root = run.directory.checkpoints
+    if checkpoint.state["layout"] == layout(run):
+        return engine.load(root, checkpoint, files)
+    return engine.load_from_other_layout(root, checkpoint)
 
 
 def _warnings(found: checkpoints.Found, begun: dict[str, str]) -> Iterator[str]:

@@ -12,7 +12,8 @@ import pytest
 from infra import storage
 from infra.errors import CheckpointError
 from training import checkpoints
-from training.checkpoints import MANIFEST, FileRecord, hashed_file
+from training.checkpoints import hashed_file
+from training.manifest import MANIFEST, FileRecord
 from training.ranks import Ranks
 
 ALONE = Ranks()
@@ -24,14 +25,17 @@ def root(tmp_path: Path) -> Path:
 
 
 def commit(root: Path, step: int, *, data: bytes = b"weights", state: dict[str, Any] | None = None) -> Path:
-    def write(name: str) -> list[FileRecord]:
-        (root / name).mkdir(parents=True)
-        with hashed_file(str(root / name / "weights.pt")) as file:
-            file.write(data)
-        return [FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)]
-
-    name = checkpoints.commit(str(root), step=step, state=state or {"step": step}, ranks=ALONE, write=write)
+    name = checkpoints.new_name(step)
+    record = write(root / name, data)
+    checkpoints.commit(str(root), name=name, step=step, state=state or {"step": step}, files=[record])
     return root / name
+
+
+def write(folder: Path, data: bytes) -> FileRecord:
+    folder.mkdir(parents=True)
+    with hashed_file(str(folder / "weights.pt")) as file:
+        file.write(data)
+    return FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)
 
 
 def found_step(root: Path) -> int | None:
@@ -72,16 +76,13 @@ def test_without_its_manifest_an_attempt_is_no_checkpoint(root: Path) -> None:
     assert found_step(root) == 10
 
 
-def test_a_crash_while_writing_leaves_no_checkpoint(root: Path) -> None:
-    def write(name: str) -> list[FileRecord]:
-        (root / name).mkdir(parents=True)
-        (root / name / "weights.pt").write_bytes(b"half of th")
-        raise OSError("no space left on device")
-
+def test_what_was_written_and_not_committed_is_no_checkpoint(root: Path) -> None:
     commit(root, 10)
-    with pytest.raises(OSError, match="no space"):
-        checkpoints.commit(str(root), step=20, state={}, ranks=ALONE, write=write)
+    name = checkpoints.new_name(20)
+    write(root / name, b"weights")
     assert found_step(root) == 10
+    checkpoints.abandon(str(root), name)
+    assert not (root / name).exists()
 
 
 def test_of_two_attempts_at_a_step_the_later_one_counts(root: Path) -> None:
@@ -120,6 +121,14 @@ def test_a_manifest_cut_off_is_damage_too(root: Path) -> None:
     manifest.write_bytes(manifest.read_bytes()[:50])
     assert found_step(root) == 10
     assert "is not JSON" in checkpoints.find(str(root), ALONE).passed_over[0].problem
+
+
+@pytest.mark.faults
+def test_a_bit_flipped_in_a_manifest_is_damage_too(root: Path) -> None:
+    commit(root, 10)
+    manifest = commit(root, 20, state={"step": 20, "seed": 4}) / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"seed": 4', '"seed": 5'))
+    assert found_step(root) == 10
 
 
 @pytest.mark.faults
@@ -182,6 +191,15 @@ def test_pruning_keeps_the_last_and_sweeps_up_dead_attempts(root: Path) -> None:
     (commit(root, 15) / MANIFEST).unlink()
     checkpoints.prune(str(root), keep_last=2)
     assert sorted(path.name[:13] for path in root.iterdir()) == ["step-00000020", "step-00000030"]
+
+
+def test_pruning_keeps_those_of_every_so_many_steps_for_good(root: Path) -> None:
+    for step in (10, 20, 30, 40, 50):
+        commit(root, step)
+    checkpoints.prune(str(root), keep_last=1, keep_every_steps=20)
+    assert sorted(path.name[:13] for path in root.iterdir()) == [
+        "step-00000020", "step-00000040", "step-00000050",
+    ]  # fmt: skip
 
 
 def test_a_checkpoint_known_as_damaged_is_not_among_those_kept(root: Path) -> None:

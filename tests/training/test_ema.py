@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from infra.errors import CheckpointError
@@ -28,7 +29,7 @@ def cut(module: nn.Module, num_ranks: int) -> list[list[Part]]:
 
 def save(averages: list[Ema], folder: Path) -> None:
     for rank, average in enumerate(averages):
-        (folder / file_name(rank)).write_bytes(average.to_bytes())
+        save_file(average.tensors(), folder / file_name(rank))
 
 
 def test_an_average_keeps_its_share_of_itself_at_each_step() -> None:

@@ -7,19 +7,35 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from infra.errors import TrainingError
 from pipelines.shards import ShardSet
+from training import checkpoints, manifest
 from training.batches_config import BatchesConfig
 from training.config import RunConfig
 from training.data import open_data
+from training.engine import Engine
+from training.engine_files import only_data
+from training.manifest import Checkpoint
 from training.objective_config import PredictConfig
 from training.objectives import Examples, Learner, Predict, build_objective
 from training.recipes import get_recipe
+from training.verified_files import VerifiedFiles
 
 NO_LOSS_SCALE_LEFT = '{"fp16": {"initial_scale_power": 40, "min_loss_scale": 1099511627776, "hysteresis": 1}}'
 SCALED_WELL = '{"fp16": {"initial_scale_power": 6}}'
 SCALED_TOO_HIGH = '{"fp16": {"initial_scale_power": 30, "hysteresis": 1}}'
+
+
+def save(engine: Engine, root: Path, state: dict[str, Any]) -> Checkpoint:
+    snapshot = engine.snapshot(str(root), "step-1", state, copied=False)
+    checkpoints.commit(str(root), name="step-1", step=1, state=state, files=snapshot.write())
+    return manifest.read_manifest(str(root), "step-1")
+
+
+def load(engine: Engine, root: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    return engine.load(str(root), checkpoint, VerifiedFiles(str(root), checkpoint))
 
 
 def tiny(**engine: Any) -> RunConfig:
@@ -106,11 +122,11 @@ def test_an_average_is_kept_measured_published_and_resumed_at_every_stage(
     with kept.engine.averaged():
         assert kept.engine.losses(kept.examples[0])["loss"] != before
     assert kept.engine.losses(kept.examples[0])["loss"] == before
-    records = kept.engine.save(str(tmp_path), "step-1", {"step": 2})
-    assert "ema-00000.safetensors" in {record.name for record in records}
+    saved = save(kept.engine, tmp_path, {"step": 2})
+    assert "ema-00000.safetensors" in {record.name for record in saved.files}
     after = kept.steps(3, 4), kept.weights()
     resumed = Training(tiny(zero_stage=stage, ema_decay=0.5), token_set)
-    assert resumed.engine.load(str(tmp_path), "step-1") == {"step": 2}
+    assert load(resumed.engine, tmp_path, saved) == {"step": 2}
     assert resumed.steps(3, 4) == after[0]
     assert all(torch.equal(value, after[1][name]) for name, value in resumed.weights().items())
 
@@ -131,6 +147,36 @@ def test_what_saves_memory_changes_no_loss(stage: int, changes: dict[str, Any], 
     assert Training(tiny(zero_stage=stage, **changes), token_set).steps(1, 2, 3) == pytest.approx(
         plain, rel=1e-5
     )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_snapshot_stays_as_it_is_while_training_goes_on(
+    stage: int, token_set: ShardSet, tmp_path: Path
+) -> None:
+    training = Training(tiny(zero_stage=stage, ema_decay=0.5), token_set)
+    written = []
+    for number in (1, 2):  # the second one's buffers are those of the first
+        training.step(number)
+        at_once = training.engine.snapshot(str(tmp_path), f"a-{number}", {}, copied=False).write()
+        snapshot = training.engine.snapshot(str(tmp_path), f"b-{number}", {}, copied=True)
+        training.step(number + 2)
+        written.append((at_once, snapshot.write()))
+    for at_once, later in written:
+        assert [record.name for record in later] == [record.name for record in at_once]
+    for number in (1, 2):
+        for record in written[0][0]:
+            same(tmp_path / f"a-{number}" / record.name, tmp_path / f"b-{number}" / record.name)
+
+
+def same(one: Path, other: Path) -> None:
+    if one.suffix == ".safetensors":
+        assert one.read_bytes() == other.read_bytes()
+        return
+    with only_data():
+        states = [torch.load(path, weights_only=True) for path in (one, other)]
+    flat = [[leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)] for state in states]
+    assert len(flat[0]) == len(flat[1]) > 2
+    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
@@ -157,13 +203,13 @@ def test_a_step_whose_gradients_overflow_changes_no_weight_and_resumes_the_same(
     assert skipped["skipped_steps"] == 1
     assert "grad_norm" not in skipped
     assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
-    training.engine.save(str(tmp_path), "step-1", {"step": 1})
+    saved = save(training.engine, tmp_path, {"step": 1})
     numbers = range(2, 20)
     expected = training.steps(*numbers), training.engine.metrics(), training.weights()
     assert 1 < expected[1]["skipped_steps"] < 19
     assert expected[1]["loss_scale"] < skipped["loss_scale"]
     resumed = Training(config, token_set)
-    resumed.engine.load(str(tmp_path), "step-1")
+    load(resumed.engine, tmp_path, saved)
     assert resumed.steps(*numbers) == expected[0]
     assert resumed.engine.metrics() == expected[1]
     assert all(torch.equal(value, expected[2][name]) for name, value in resumed.weights().items())

@@ -15,6 +15,7 @@ import pytest
 from infra import tracking
 from pipelines.shards import ShardSet
 from tests.training import runs
+from training import manifest
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
@@ -148,10 +149,10 @@ def test_going_on_under_another_version_is_said(
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed(2)[0], run_dir)
     forget_the_end(run_dir)
-    manifest = newest_checkpoint(run_dir) / "MANIFEST.json"
-    record = json.loads(manifest.read_text())
-    record["state"]["versions"]["torch"] = "1.0"
-    manifest.write_text(json.dumps(record))
+    root, name = str(run_dir / "checkpoints"), newest_checkpoint(run_dir).name
+    saved = manifest.read_manifest(root, name)
+    saved.state["versions"]["torch"] = "1.0"
+    manifest.write_manifest(root, saved)
     refusal = runs.run(*gpt(token_set, run_dir, 2), env=bare, code=1)  # the files say otherwise
     assert "saved under torch 1.0, gone on with under" in refusal["stderr"]
 

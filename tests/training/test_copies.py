@@ -1,0 +1,119 @@
+"""Copies of checkpoints in a second place; that it may be an object store is shown from end to end."""
+
+from pathlib import Path
+
+import pytest
+
+from infra import storage
+from infra.errors import StorageError
+from training import checkpoints
+from training.checkpoints import hashed_file
+from training.copies import Copies
+from training.manifest import MANIFEST, FileRecord
+from training.ranks import Ranks
+
+
+class Place:
+    """A run directory and a place for its copies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run_dir = folder / "run"
+        self.root = self.run_dir / "checkpoints"
+        self.copies = Copies(str(self.run_dir), str(folder / "copy"))
+        self.there = folder / "copy" / "checkpoints"
+
+    def commit(self, step: int) -> Path:
+        name = checkpoints.new_name(step)
+        (self.root / name).mkdir(parents=True)
+        with hashed_file(str(self.root / name / "weights.pt")) as file:
+            file.write(f"weights {step}".encode())
+        record = FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)
+        checkpoints.commit(str(self.root), name=name, step=step, state={"step": step}, files=[record])
+        return self.root / name
+
+    def found(self) -> checkpoints.Found:
+        return checkpoints.find(str(self.root), Ranks(), copies=self.copies)
+
+    def found_step(self) -> int:
+        checkpoint = self.found().checkpoint
+        assert checkpoint is not None
+        return checkpoint.step
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_another_machine_finds_the_newest_copy_and_what_lies_beside(place: Place) -> None:
+    for step in (10, 20):
+        place.commit(step)
+    (place.run_dir / "metrics.jsonl").write_text('{"step": 20}\n')
+    place.copies.upload_missing()
+    storage.delete(str(place.run_dir))
+    assert place.found_step() == 20
+    assert (place.run_dir / "metrics.jsonl").read_text() == '{"step": 20}\n'
+
+
+def test_an_upload_cut_off_is_no_copy(place: Place) -> None:
+    place.commit(10)
+    place.copies.upload_missing()
+    newest = place.commit(20)
+    place.copies.upload_missing()
+    (place.there / newest.name / MANIFEST).unlink()
+    storage.delete(str(place.run_dir))
+    assert place.found_step() == 10
+
+
+@pytest.mark.faults
+def test_a_damaged_checkpoint_is_mended_from_its_copy(place: Place) -> None:
+    place.commit(10)
+    damaged = place.commit(20)
+    place.copies.upload_missing()
+    flip_a_bit(damaged / "weights.pt")
+    assert place.found_step() == 20
+    assert (damaged / "weights.pt").read_bytes() == b"weights 20"
+
+
+@pytest.mark.faults
+def test_a_damaged_copy_is_named_and_an_older_one_taken(place: Place) -> None:
+    place.commit(10)
+    newest = place.commit(20)
+    place.copies.upload_missing()
+    storage.delete(str(place.run_dir))
+    flip_a_bit(place.there / newest.name / "weights.pt")
+    found = place.found()
+    assert found.checkpoint is not None
+    assert found.checkpoint.step == 10
+    assert "weights.pt has other bytes than were committed" in str(found.passed_over[0])
+
+
+@pytest.mark.faults
+def test_what_rotted_here_is_not_copied(place: Place) -> None:
+    flip_a_bit(place.commit(10) / "weights.pt")
+    with pytest.raises(StorageError, match="has other bytes than were committed; it is not copied"):
+        place.copies.upload_missing()
+    assert place.copies.committed() == ([], [])
+
+
+def test_a_rewind_forgets_the_later_copies_and_fetches_the_one_named(place: Place) -> None:
+    for step in (10, 20, 30):
+        place.commit(step)
+    place.copies.upload_missing()
+    storage.delete(str(place.run_dir))
+    place.copies.rewind(20)
+    assert place.found_step() == 20
+
+
+def test_copies_are_pruned_by_the_same_rules(place: Place) -> None:
+    for step in (10, 20, 30):
+        place.commit(step)
+    place.copies.upload_missing()
+    place.copies.prune(keep_last=1, keep_every_steps=20)
+    assert sorted(path.name[:13] for path in place.there.iterdir()) == ["step-00000020", "step-00000030"]

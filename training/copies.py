@@ -1,0 +1,85 @@
+"""A second place for a run's checkpoints, on any storage: another machine can go on from it.
+
+    COPY/checkpoints/step-.../...            as in the run directory, the manifest last
+    COPY/metrics.jsonl, COPY/tracking.json   as they were when the newest checkpoint came there
+
+What is uploaded is hashed on its way, and hashed again when it is fetched. What storage refuses is owed, and
+uploaded with the next checkpoint.
+"""
+
+import os
+
+from infra import storage
+from infra.errors import CheckpointError, StorageError
+from training import checkpoints, manifest
+from training.manifest import MANIFEST, Checkpoint, Damage
+from training.verified_files import problem_of
+
+BESIDE = ("metrics.jsonl", "tracking.json")
+"""Files of the run directory that travel along."""
+
+
+class Copies:
+    def __init__(self, run_dir: str, uri: str) -> None:
+        self._run_dir = run_dir
+        self._local = storage.join(run_dir, "checkpoints")
+        self._uri = uri
+        self.root = storage.join(uri, "checkpoints")
+
+    def committed(self) -> tuple[list[Checkpoint], list[Damage]]:
+        """As `manifest.committed`, of the copies. Raises StorageError where the place cannot be reached."""
+        return manifest.committed(self.root)
+
+    def upload_missing(self) -> None:
+        """Brings the checkpoints there that are here alone, the oldest first. Raises StorageError."""
+        there = {checkpoint.name for checkpoint in self.committed()[0]}
+        for checkpoint in reversed(manifest.committed(self._local)[0]):
+            if checkpoint.name not in there:
+                self._upload(checkpoint)
+
+    def fetch(self, name: str) -> None:
+        """Puts the checkpoint `name` into the run directory, or mends the one there.
+
+        Raises CheckpointError or StorageError where it does not come whole.
+        """
+        checkpoint = manifest.read_manifest(self.root, name)
+        storage.delete(storage.join(self._local, name, MANIFEST))
+        for record in checkpoint.files:
+            place = storage.join(self._local, name, record.name)
+            storage.fetch(storage.join(self.root, name, record.name), place)
+            if problem := problem_of(storage.join(self._local, name), record):
+                raise CheckpointError(f"the copy in {self.root}: {problem}")
+        self._fetch_beside()
+        manifest.write_manifest(self._local, checkpoint)
+
+    def rewind(self, step: int) -> None:
+        """Forgets the copies later than `step`; that of `step` is fetched where it is here no more."""
+        there = self.committed()[0]
+        here = {checkpoint.step for checkpoint in manifest.committed(self._local)[0]}
+        for checkpoint in there:
+            if checkpoint.step > step:
+                manifest.delete(self.root, checkpoint.name)
+            elif checkpoint.step == step and step not in here:
+                self.fetch(checkpoint.name)
+                here.add(step)
+
+    def prune(self, *, keep_last: int, keep_every_steps: int | None) -> None:
+        checkpoints.prune(self.root, keep_last=keep_last, keep_every_steps=keep_every_steps)
+
+    def _upload(self, checkpoint: Checkpoint) -> None:
+        folder = storage.join(self._local, checkpoint.name)
+        for record in checkpoint.files:
+            if problem := problem_of(folder, record):
+                raise StorageError(f"{folder}: {problem}; it is not copied")
+            target = storage.join(self.root, checkpoint.name, record.name)
+            storage.upload(storage.join(folder, record.name), target)
+        for name in BESIDE:
+            if os.path.exists(place := storage.join(self._run_dir, name)):
+                storage.upload(place, storage.join(self._uri, name))
+        manifest.write_manifest(self.root, checkpoint)
+
+    def _fetch_beside(self) -> None:
+        for name in BESIDE:
+            source, place = storage.join(self._uri, name), storage.join(self._run_dir, name)
+            if not os.path.exists(place) and storage.exists(source):
+                storage.fetch(source, place)

@@ -1,0 +1,111 @@
+"""What a checkpoint says of itself: its MANIFEST.json, which is written last and makes it exist.
+
+checkpoints/step-00000040-5c1f20ab/...            what the ranks wrote, under a name of this attempt's own
+checkpoints/step-00000040-5c1f20ab/MANIFEST.json  last: the run's state, every file's size and SHA-256,
+                                                          and a digest of all this
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from infra import configs, hashing, storage
+from infra.errors import CheckpointError, ConfigError, StorageError
+
+FORMAT_VERSION = 1
+MANIFEST = "MANIFEST.json"
+FOLDER = re.compile(r"step-(\d+)-")
+UNREADABLE = (StorageError, ConfigError, CheckpointError)
+"""What a manifest that is damaged, of another format or not there at all is met with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    name: str
+    """Relative to the checkpoint."""
+    size: int
+    sha256: str
+    rank: int
+    """Who wrote it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    format_version: int
+    name: str
+    """Of its folder."""
+    step: int
+    committed_at: float
+    """Seconds since 1970: of two of the same step, the later attempt counts."""
+    state: dict[str, Any]
+    """What the run must know to go on, beside what the engine keeps in the files."""
+    files: tuple[FileRecord, ...]
+
+    @property
+    def age(self) -> tuple[int, float]:
+        """What makes one checkpoint newer than another."""
+        return self.step, self.committed_at
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    name: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}"
+
+
+def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
+    """Checkpoints whose files are there with the right sizes, newest first; and the others."""
+    sizes = {file.name: file.size for file in storage.list_files(root)}
+    whole, damaged = [], []
+    for path in sizes:
+        name, _, file = path.rpartition("/")
+        if file != MANIFEST:
+            continue
+        try:
+            checkpoint = read_manifest(root, name)
+        except UNREADABLE as error:
+            damaged.append(Damage(name, str(error)))
+            continue
+        problem = _missized(checkpoint, sizes)
+        if problem:
+            damaged.append(Damage(name, problem))
+        else:
+            whole.append(checkpoint)
+    whole.sort(key=lambda checkpoint: checkpoint.age, reverse=True)
+    return whole, sorted(damaged, key=lambda damage: damage.name, reverse=True)
+
+
+def read_manifest(root: str, name: str) -> Checkpoint:
+    """Raises one of UNREADABLE where there is none that this build reads."""
+    values = storage.read_json(storage.join(root, name, MANIFEST))
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"its {MANIFEST} is not of format {FORMAT_VERSION}, which this build reads")
+    if values.pop("digest", None) != hashing.digest(values):
+        raise CheckpointError(f"its {MANIFEST} has other bytes than were committed")
+    return configs.from_dict(Checkpoint, values)
+
+
+def write_manifest(root: str, checkpoint: Checkpoint) -> None:
+    """Makes the checkpoint exist: everything else of it must be on the disk."""
+    values = configs.to_dict(checkpoint)
+    digest = hashing.digest(values)
+    storage.write_json(storage.join(root, checkpoint.name, MANIFEST), values | {"digest": digest})
+
+
+def delete(root: str, name: str) -> None:
+    """The manifest goes first, so that a deletion cut short leaves no checkpoint that looks damaged."""
+    storage.delete(storage.join(root, name, MANIFEST))
+    storage.delete(storage.join(root, name))
+
+
+def _missized(checkpoint: Checkpoint, sizes: dict[str, int]) -> str | None:
+    for record in checkpoint.files:
+        size = sizes.get(f"{checkpoint.name}/{record.name}")
+        if size is None:
+            return f"{record.name} is missing"
+        if size != record.size:
+            return f"{record.name} has {size} bytes, committed with {record.size}"
+    return None
