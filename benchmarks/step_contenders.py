@@ -111,7 +111,7 @@ def reelgpt(shape: Shape, zero_stage: int) -> Iterator[None]:
     config = dataclasses.replace(config, engine=engine_config)
     ranks = connect()
     engine = Engine(Learner(objective), config, ranks)
-    part = SimpleNamespace(index=0, clips=clips)
+    part = SimpleNamespace(index=0, clips=clips, clip_ids=tuple(map(str, range(len(clips)))))
     batches = SimpleNamespace(micro_batches=lambda _: [part], epoch=lambda _: 0.0)
     run: Any = SimpleNamespace(config=config, objective=objective, ranks=ranks)
     commands = _Commands()

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
+from infra import storage
+from infra.errors import UsageError
 from reelgpt import main
 from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
 from reelgpt.console import Bar, track
@@ -18,10 +20,13 @@ from training import announced
 from training.config import RunConfig
 from training.launch import Launcher, train
 from training.recipes import RECIPES, get_recipe
+from training.verify_resume import Place, Verdict, verify_resume
 
 ANY_RECIPE = next(iter(RECIPES))
 """Whose settings `--help` shows before a recipe is named."""
 
+DEFAULT_HALF = 5
+DISAGREES = 1
 LABELS = {
     "steps_done": "steps",
     "resumed_from": "resumed from step",
@@ -66,6 +71,13 @@ class Train:
     """Where the bundle is of the tokenizer that made the codes, if it has moved since."""
     init_from: InputUri | None = None
     """A model (path, URI or models:/ reference) whose weights a new run starts from: fine-tuning."""
+    verify_resume: int | None = None
+    """Trains nothing to keep: shows on this config and data, in scratch folders beside RUN_DIR, that N steps,
+    a kill and N more are 2N steps. Without a number, N is 5. Exit code 1 where they are not."""
+    verify_workers: int | None = None
+    """With --verify-resume: go on after the kill on that many workers; then within a tolerance."""
+    verify_zero_stage: int | None = None
+    """With --verify-resume: go on after the kill at that ZeRO stage; then within a tolerance."""
     json: bool = False
     """One JSON object as the last line of stdout."""
     config: Annotated[RunConfig | None, tyro.conf.Suppress] = None
@@ -73,11 +85,17 @@ class Train:
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":
-        options: Train = parse_with_recipe(cls, "train", args)
+        options: Train = parse_with_recipe(cls, "train", with_default_half(args))
         return options
 
     def run(self) -> Outcome:
         config = self.config or get_recipe(self.recipe)
+        if self.verify_resume is not None:
+            return self._verify(config, self.verify_resume)
+        if self.verify_workers is not None or self.verify_zero_stage is not None:
+            raise UsageError(
+                "--verify-workers and --verify-zero-stage have no effect without --verify-resume"
+            )
         announced.adopt()
         if announced.rank() > 0:  # under a launcher of the user's the first worker speaks for all
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,6 +104,25 @@ class Train:
             summary = self._train(config, bar)
             bar.update(summary["steps_done"])
         return Outcome(summary=summary, text=_table(summary))
+
+    def _verify(self, config: RunConfig, half: int) -> Outcome:
+        place = Place(
+            data=storage.absolute(self.data),
+            scratch=f"{storage.absolute(self.run_dir)}.verify-resume",
+            launcher=self.launcher,
+            tokenizer=self.tokenizer,
+            init_from=find_bundle(self.init_from) if self.init_from else None,
+        )
+        with track(f"verify {self.recipe}", total=3) as bar:
+            verdict = verify_resume(
+                config, place, half=half, workers=self.verify_workers, zero_stage=self.verify_zero_stage,
+                on_done=bar.update,
+            )  # fmt: skip
+        return Outcome(
+            summary=verdict.summary(),
+            text=verdict_table(verdict),
+            exit_code=0 if verdict.agrees else DISAGREES,
+        )
 
     def _train(self, config: RunConfig, bar: Bar | None) -> dict[str, Any]:
         return train(
@@ -98,6 +135,15 @@ class Train:
             init_from=find_bundle(self.init_from) if self.init_from else None,
             on_metrics=None if bar is None else partial(_show, bar),
         )
+
+
+def with_default_half(args: Sequence[str]) -> list[str]:
+    """`--verify-resume` may stand without its number."""
+    given = list(args)
+    for i in reversed([i for i, word in enumerate(given) if word == "--verify-resume"]):
+        if not given[i + 1 : i + 2] or not given[i + 1].lstrip("-").isdigit():
+            given.insert(i + 1, str(DEFAULT_HALF))
+    return given
 
 
 def parse_with_recipe(command: type[Any], name: str, args: Sequence[str]) -> Any:
@@ -127,6 +173,22 @@ def _with_settings(command: type[Any], recipe: str) -> type[Any]:
         kw_only=True,
         slots=True,
     )
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    before, after = verdict.topologies
+    title = (
+        f"{verdict.steps} steps, and {verdict.resumed_from} + SIGKILL (at step {verdict.killed_after}) + "
+        f"{verdict.steps - verdict.resumed_from}: {'they agree' if verdict.agrees else 'THEY DIFFER'}\n"
+        f"{before}; after the kill {after}"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("compared", "difference", "allowed", "agrees"):
+        table.add_column(column)
+    for item in verdict.comparisons:
+        allowed = f"{item.tolerance:g}" if item.tolerance else "none: to the last bit"
+        table.add_row(item.what, f"{item.difference:.3g}", allowed, "yes" if item.agrees else "NO")
+    return table
 
 
 def _table(summary: dict[str, Any]) -> Table:

@@ -153,7 +153,7 @@ def prune(
         kept |= {checkpoint.name for checkpoint in whole if checkpoint.step % keep_every_steps == 0}
     for name in sorted({file.name.partition("/")[0] for file in storage.list_files(root)} - kept):
         folder = FOLDER.match(name)
-        if name in unwanted or folder is None or int(folder[1]) <= newest:
+        if folder and (name in unwanted or int(folder[1]) <= newest):
             delete(root, name)
 
 

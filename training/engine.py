@@ -55,6 +55,7 @@ class Engine:
         )
         if ranks.world_size == 1 and not self._stage:
             self._engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
+        self._engine._copy_recovery_script = lambda _: None  # scripts beside the checkpoints, at every save
         self._files = EngineFiles(self._engine.checkpoint_engine, ranks.rank)
         self._parts = self._owned_parts()
         decay = config.optimizer.ema_decay

@@ -18,3 +18,5 @@ class Job:
     """Where the bundle is whose weights the run starts from; None: it starts from chance."""
     stop_file: str | None
     """Once it exists, the run stops at the next step; None: signals reach the worker itself."""
+    pause_after: int | None = None
+    """The run stops after this step as if a signal had come; None: only a signal stops it."""

@@ -45,12 +45,13 @@ def train(
     resume: str = "auto",
     tokenizer: str | None = None,
     init_from: str | None = None,
+    pause_after: int | None = None,
     on_metrics: OnMetrics | None = None,
 ) -> Summary:
     """Begins the run in `run_dir`, or goes on with it, or finds it finished; gives its summary.
 
-    `on_metrics` hears of every line that metrics.jsonl gets. Raises UsageError for what cannot be, Stopped
-    after a signal.
+    `on_metrics` hears of every line that metrics.jsonl gets; after the step `pause_after` the run stops as if
+    a signal had come. Raises UsageError for what cannot be, Stopped after a signal.
     """
     announced.adopt()
     if announced.is_worker():
@@ -68,6 +69,7 @@ def train(
             mend_status(directory)
         return summary | {"was_finished": True}
     job = _job(config, directory, opened, needs_stop_file=launch is not _here)
+    job = replace(job, pause_after=pause_after)
     if not leads:
         return launch(job) | {"was_finished": False}
     with directory.lease():

@@ -44,6 +44,10 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def ask(self) -> None:
+        """As if a signal had come."""
+        self._first_signal = time.monotonic()
+
     def is_wanted(self) -> bool:
         return self._first_signal is not None or (self._file is not None and os.path.exists(self._file))
 

@@ -44,7 +44,7 @@ def work(job: Job, *, preempted: Callable[[], bool] | None = None) -> dict[str, 
     torch.set_num_threads(job.config.threads_per_worker)
     with stop.listening(), _connected() as ranks:
         data = open_data(job.config, job.data, tokenizer=job.tokenizer, init_from=job.init_from)
-        return _train(_join(job, data, ranks), stop)
+        return _train(_join(job, data, ranks), stop, pause_after=job.pause_after)
 
 
 def _join(job: Job, data: TrainingData, ranks: Ranks) -> Run:
@@ -56,7 +56,7 @@ def _join(job: Job, data: TrainingData, ranks: Ranks) -> Run:
     return Run(config=config, data=data, objective=objective, ranks=ranks, attempt=attempt)
 
 
-def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
+def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str, Any]:
     engine, batches = _build(run)
     found, progress = _resume(run, engine)
     resumed_from = progress.step
@@ -68,6 +68,8 @@ def _train(run: Run, stop: StopRequest) -> dict[str, Any]:
     if run.ranks.is_first:
         listeners.append(MetricsFile(run.attempt, resumed_step=resumed_from))
     listeners += [tracking, saving, Bundles(run, weights, saving, tracking.run_id)]
+    if pause_after is not None:
+        listeners.append(lambda step, _: stop.ask() if step >= pause_after else None)
     with _status_told(tracking), saving.closing():
         with _watchdog(run, speaks=stop.is_heard_here).watching() as pulse:
             is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse)

@@ -1,0 +1,242 @@
+"""How long does saving hold up a step, and how long does it take from the command to the next step?
+
+    python benchmarks/resume.py            models of four sizes; a few minutes
+    python benchmarks/resume.py --quick    the two smallest, two saves each
+
+Saving: seconds that the step stands still, one worker at ZeRO 2, beside waiting for the same save, beside
+DeepSpeed's own save_checkpoint, and beside a bare torch.save of weights and optimizer state, which neither
+hashes nor waits for the disk. Resuming: seconds from `reelgpt train` to the end of its next step, beside a
+process that imports torch and DeepSpeed and reads the same bytes: nothing can resume faster than that. Each
+measurement is a process of its own; the medians are shown.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"model_dim": 96, "num_layers": 2, "num_heads": 3, "num_kv_heads": 1, "hidden_dim": 256},
+    "small": {"model_dim": 256, "num_layers": 4, "num_heads": 8, "num_kv_heads": 2, "hidden_dim": 704},
+    "medium": {"model_dim": 512, "num_layers": 8, "num_heads": 8, "num_kv_heads": 2, "hidden_dim": 1408},
+    "large": {"model_dim": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 4, "hidden_dim": 2048},
+}
+POLL_SECONDS = 0.005
+FLOOR = """
+import sys, time
+import torch, deepspeed
+for path in sys.argv[1:]:
+    with open(path, "rb") as file:
+        while file.read(1 << 24):
+            pass
+"""
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def main() -> None:
+    options = _options()
+    if options.child:
+        _measure_saves(*options.child)
+        return
+    rows = []
+    for size in options.sizes:
+        with tempfile.TemporaryDirectory(dir=options.dir) as folder:
+            saves = _saves(size, folder, options.saves)
+            resumes = _resumes(size, Path(folder), options.resumes)
+        rows.append({"size": size} | saves | resumes)
+        _say(json.dumps(rows[-1]), sys.stderr)
+    _show(rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--saves", type=int, default=5, help="of each kind and size")
+    parser.add_argument("--resumes", type=int, default=3, help="of each size")
+    parser.add_argument("--dir", help="where to save; a folder for temporary files if left out")
+    parser.add_argument("--quick", action="store_true", help="tiny and small, two saves and one resume")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.sizes, options.saves, options.resumes = ["tiny", "small"], 2, 1
+    return options
+
+
+def _saves(size: str, folder: str, num_saves: int) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", __file__, "--child", size, folder, str(num_saves)]
+    answer = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return measured
+
+
+def _measure_saves(size: str, folder: str, num_saves: str) -> None:
+    """In a process of its own: trains a step before each save, so that every save has something new."""
+    import torch
+
+    from benchmarks.step_contenders import Shape, our_parts
+    from training import checkpoints
+    from training.connection import connect
+    from training.engine import Engine
+    from training.objectives import Learner
+
+    torch.set_num_threads(1)
+    shape = Shape(**SIZES[size], grid=(4, 4, 4), clips=1, dtype="fp32", compile=False)
+    config, objective, clips = our_parts(shape)
+    engine = Engine(Learner(objective), config, connect())
+    examples = objective.examples(clips, None)
+    seconds: dict[str, list[float]] = {}
+
+    def ours(name: str, *, copied: bool) -> float:
+        began = time.monotonic()
+        snapshot = engine.snapshot(folder, name, {}, copied=copied)
+        stalled = time.monotonic() - began
+        records = snapshot.write()
+        checkpoints.commit(folder, name=name, step=1, state={}, files=records)
+        return stalled if copied else time.monotonic() - began
+
+    def deepspeeds(name: str) -> float:
+        inner = engine._engine
+        hooked = inner.checkpoint_engine.__dict__.pop("save")  # as DeepSpeed made it
+        began = time.monotonic()
+        inner.save_checkpoint(folder, tag=name, save_latest=True)
+        took = time.monotonic() - began
+        inner.checkpoint_engine.save = hooked
+        return took
+
+    def plain(name: str) -> float:
+        began = time.monotonic()
+        os.makedirs(os.path.join(folder, name))
+        state = (engine._engine.module.state_dict(), engine._engine.optimizer.state_dict())
+        torch.save(state, os.path.join(folder, name, "state.pt"))
+        return time.monotonic() - began
+
+    kinds = {
+        "background": lambda name: ours(name, copied=True),
+        "synchronous": lambda name: ours(name, copied=False),
+        "deepspeed": deepspeeds,
+        "torch_save": plain,
+    }
+    num_bytes = 0
+    for turn in range(int(num_saves) + 1):  # the first warms up
+        for kind, save in kinds.items():
+            engine.update([examples], seeds=[turn], lr=1e-4, num_targets=objective.count_targets(examples))
+            name = f"{kind}-{turn}"
+            took = save(name)
+            files = [path for path in Path(folder, name).rglob("*") if path.is_file()]
+            num_bytes = max(num_bytes, sum(path.stat().st_size for path in files))
+            shutil.rmtree(Path(folder, name))
+            if turn:
+                seconds.setdefault(kind, []).append(took)
+    parameters = sum(parameter.numel() for parameter in engine._engine.module.parameters())
+    medians = {kind: statistics.median(times) for kind, times in seconds.items()}
+    _say(json.dumps({"parameters": parameters, "bytes": num_bytes} | medians))
+
+
+def _resumes(size: str, folder: Path, num_resumes: int) -> dict[str, Any]:
+    data, run_dir = _token_set(folder), folder / "run"
+    shape = [f"--objective.model.{name.replace('_', '-')}={value}" for name, value in SIZES[size].items()]
+    command = [
+        sys.executable, "-m", "reelgpt", "train", "gpt_tiny", f"--data={data}", f"--run-dir={run_dir}",
+        *shape,
+        "--num-workers=1", "--batches.global-batch=2", "--steps=1000000", "--checkpoints.every-steps=2",
+        "--evaluation.every-steps=1000000", "--log-every-steps=1", "--objective.prefix-frames=1",
+        "--no-track",
+    ]  # fmt: skip
+    _start_and_kill(command, run_dir, until_step=2)
+    resumes, floors = [], []
+    for _ in range(num_resumes):
+        newest = max((run_dir / "checkpoints").glob("*/MANIFEST.json")).parent
+        floors.append(_floor(sorted(newest.glob("*.pt"))))
+        resumes.append(_start_and_kill(command, run_dir, until_step=int(newest.name.split("-")[1])))
+    return {"resume": statistics.median(resumes), "floor": statistics.median(floors)}
+
+
+def _start_and_kill(command: list[str], run_dir: Path, *, until_step: int) -> float:
+    """Seconds until the step after `until_step` is logged; killed once a newer checkpoint exists."""
+    before = set((run_dir / "checkpoints").glob("*/MANIFEST.json"))
+    began = time.monotonic()
+    with open(run_dir.parent / "log.txt", "a") as log:
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
+    took = None
+    while took is None or not set((run_dir / "checkpoints").glob("*/MANIFEST.json")) - before:
+        if process.poll() is not None:
+            sys.exit((run_dir.parent / "log.txt").read_text()[-2000:])
+        if took is None and _last_step(run_dir) > until_step:
+            took = time.monotonic() - began
+        time.sleep(POLL_SECONDS)
+    process.kill()
+    process.wait()
+    return took
+
+
+def _last_step(run_dir: Path) -> int:
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _floor(files: list[Path]) -> float:
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", FLOOR, *map(str, files)], env=ENVIRONMENT, check=True)
+    return time.monotonic() - began
+
+
+def _token_set(folder: Path) -> str:
+    """Clips of a few codes, so that a step is short; their number makes no difference to a resume."""
+    import torch
+
+    from model.bundle import save_bundle
+    from model.tokenizer import Tokenizer
+    from tests.training.conftest import TINY_TOKENIZER, drifting_codes, write_shard_set
+
+    torch.set_num_threads(1)
+    bundle = str(folder / "tokenizer")
+    save_bundle(bundle, Tokenizer(TINY_TOKENIZER), lineage={"run": {"recipe": "none"}}, card="A benchmark's.")
+    clips = {"train": drifting_codes(32), "validation": drifting_codes(2, seed=1)}
+    return write_shard_set(str(folder / "tokens"), "tokens", clips, tokenizer=bundle).uri
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = {
+        "model": lambda row: f"{row['size']}, {row['parameters'] / 1e6:.1f}M",
+        "MB saved": lambda row: f"{row['bytes'] / 1e6:,.0f}",
+        "stall, s": lambda row: f"{row['background']:.3f}",
+        "waiting, s": lambda row: f"{row['synchronous']:.3f}",
+        "stall / waiting": lambda row: f"{row['background'] / row['synchronous']:.1%}",
+        "DeepSpeed, s": lambda row: f"{row['deepspeed']:.3f}",
+        "stall / DeepSpeed": lambda row: f"{row['background'] / row['deepspeed']:.1%}",
+        "torch.save, s": lambda row: f"{row['torch_save']:.3f}",
+        "to the next step, s": lambda row: f"{row['resume']:.2f}",
+        "import and read, s": lambda row: f"{row['floor']:.2f}",
+        "ratio": lambda row: f"{row['resume'] / row['floor']:.2f}",
+    }
+    table = Table(title="Saving and resuming, one worker, ZeRO 2", title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(value(row) for value in columns.values()))
+    Console(width=160).print(table)
+
+
+def _say(text: str, stream: Any = sys.stdout) -> None:
+    print(text, file=stream, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`train --verify-resume`, with the processes and the kill that a user gets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import UsageError
+from pipelines.shards import ShardSet
+from reelgpt.train import Train, with_default_half
+from tests.training import runs
+
+GPT = ("gpt_tiny", *runs.GPT, "--checkpoints.every-steps=6", "--num-workers=1")
+
+
+def verify(token_set: ShardSet, run_dir: Path, *more: str) -> Any:
+    places = f"--data={token_set.uri}", f"--run-dir={run_dir}"
+    return Train.parse((*GPT, *places, "--verify-resume", *more)).run()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--verify-resume"], ["--verify-resume", "5"]),
+        (["--verify-resume", "--json"], ["--verify-resume", "5", "--json"]),
+        (["--verify-resume", "3"], ["--verify-resume", "3"]),
+        (["--verify-resume=3"], ["--verify-resume=3"]),
+    ],
+)
+def test_the_number_may_be_left_out(given: list[str], meant: list[str]) -> None:
+    assert with_default_half(given) == meant
+
+
+def test_a_run_that_is_too_short_is_refused(token_set: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"compares runs of 14 steps, and the run has 12; .* from 1 to 6"):
+        verify(token_set, tmp_path / "run", "7")
+
+
+def test_how_to_go_on_has_no_effect_without_it(token_set: ShardSet, tmp_path: Path) -> None:
+    places = f"--data={token_set.uri}", f"--run-dir={tmp_path}"
+    with pytest.raises(UsageError, match="have no effect without --verify-resume"):
+        Train.parse((*GPT, *places, "--verify-workers=2")).run()
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_a_run_that_resumes_exactly_is_found_to(token_set: ShardSet, tmp_path: Path) -> None:
+    outcome = verify(token_set, tmp_path / "run", "2")
+    assert outcome.exit_code == 0
+    assert outcome.summary["agrees"]
+    assert outcome.summary["killed_after"] >= 2
+    assert [item["difference"] for item in outcome.summary["comparisons"]] == [0.0, 0.0, 0.0]
+    assert not list(tmp_path.glob("run*"))
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.exhaustive
+@pytest.mark.timeout(400)
+def test_on_another_topology_it_agrees_within_what_is_stated(token_set: ShardSet, tmp_path: Path) -> None:
+    outcome = verify(token_set, tmp_path / "run", "3", "--verify-workers=2", "--verify-zero-stage=3",
+                     "--launcher=auto")  # fmt: skip
+    losses, weights, samples = outcome.summary["comparisons"]
+    assert outcome.exit_code == 0
+    assert 0.0 <= losses["difference"] < losses["tolerance"] == 1e-4
+    assert 0.0 <= weights["difference"] < weights["tolerance"] == 1e-3
+    assert samples["difference"] == 0.0

@@ -1,0 +1,267 @@
+"""Does a run of this config on this data resume exactly? Found out with real processes and a real SIGKILL.
+
+In scratch directories, never the user's: one run of 2N steps, and one of N steps that is killed and goes on
+for N more, perhaps on another number of workers or at another ZeRO stage. Both are the first steps of the
+whole run: nothing of its schedule changes. Imports no torch.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from infra import configs, storage
+from infra.errors import Stopped, TrainingError, UsageError
+from training import manifest
+from training.config import RunConfig
+from training.engine_config import EngineConfig
+from training.run_directory import RunDirectory
+from training.stopping import die_with_parent
+
+POLL_SECONDS = 0.02
+PAUSED = Stopped.exit_code
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
+"""On another topology: how far two losses of a step may be apart, as a share of the loss."""
+WEIGHTS_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
+"""The same of all weights: the norm of the difference, as a share of their norm."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where and how the runs are made; as for `training.launch.train`."""
+
+    data: str
+    scratch: str
+    launcher: str
+    tokenizer: str | None = None
+    init_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Of one thing that the two runs should have in common."""
+
+    what: str
+    difference: float
+    """Largest relative difference; of the samples, the number of steps that saw others."""
+    tolerance: float
+    """0: to the last bit."""
+
+    @property
+    def agrees(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    steps: int
+    killed_after: int
+    """The last step that the killed command had logged."""
+    resumed_from: int
+    topologies: tuple[str, str]
+    """Before the kill and after it."""
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def agrees(self) -> bool:
+        return all(comparison.agrees for comparison in self.comparisons)
+
+    def summary(self) -> dict[str, Any]:
+        compared = [asdict(item) | {"agrees": item.agrees} for item in self.comparisons]
+        return asdict(self) | {"comparisons": compared, "agrees": self.agrees}
+
+
+def verify_resume(
+    config: RunConfig,
+    place: Place,
+    *,
+    half: int,
+    workers: int | None = None,
+    zero_stage: int | None = None,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> Verdict:
+    """Runs 2 x `half` steps, and `half` + SIGKILL + `half`, the latter on `workers` at `zero_stage`.
+
+    `on_done` hears how many of the three commands are done. What they wrote is deleted if all agrees. Raises
+    UsageError where the run is shorter than that, TrainingError where a command fails.
+    """
+    if half < 1 or 2 * half > config.steps:
+        raise UsageError(
+            f"--verify-resume {half} compares runs of {2 * half} steps, and the run has {config.steps}; "
+            f"give a number from 1 to {config.steps // 2}"
+        )
+    shown = _shown(config, half)
+    changed = _changed(shown, workers, zero_stage)
+    whole, broken = (RunDirectory.at(storage.join(place.scratch, name)) for name in ("whole", "interrupted"))
+    storage.delete(place.scratch)
+    os.makedirs(place.scratch)
+    _run(shown, place, whole, pause_after=2 * half)
+    on_done(1)
+    killed_after = _run_and_kill(shown, place, broken, after=half)
+    on_done(2)
+    _run(changed, place, broken, pause_after=2 * half, resume=half)
+    on_done(3)
+    topologies = _topology(shown), _topology(changed)
+    dtype = None if topologies[0] == topologies[1] else config.engine.dtype
+    verdict = Verdict(
+        steps=2 * half,
+        killed_after=killed_after,
+        resumed_from=half,
+        topologies=topologies,
+        comparisons=_compare(whole, broken, steps=2 * half, dtype=dtype),
+    )
+    if verdict.agrees:
+        storage.delete(place.scratch)
+    return verdict
+
+
+def _changed(config: RunConfig, workers: int | None, zero_stage: Any) -> RunConfig:
+    stage = config.engine.zero_stage if zero_stage is None else zero_stage
+    engine = configs.from_dict(EngineConfig, configs.to_dict(config.engine) | {"zero_stage": stage})
+    return replace(config, num_workers=workers or config.num_workers, min_workers=None, engine=engine)
+
+
+def _shown(config: RunConfig, half: int) -> RunConfig:
+    """The same steps, looked at more often and told to nobody."""
+    saved = replace(config.checkpoints, every_steps=half, keep_last=2, keep_every_steps=None, copy_to=None)
+    measured = replace(config.evaluation, every_steps=2 * half, num_samples=0, keep_bundles=1)
+    return replace(
+        config,
+        checkpoints=saved,
+        evaluation=measured,
+        log_every_steps=1,
+        track=False,
+        register_as=None,
+        min_workers=None,
+    )
+
+
+def _topology(config: RunConfig) -> str:
+    return f"{config.num_workers} workers, ZeRO {config.engine.zero_stage}"
+
+
+def _compare(
+    whole: RunDirectory, broken: RunDirectory, *, steps: int, dtype: str | None
+) -> tuple[Comparison, ...]:
+    """`dtype`: of runs on different topologies, which need not agree to the last bit."""
+    lines = [{int(line["step"]): line for line in run.read_metrics()} for run in (whole, broken)]
+    numbers = range(1, steps + 1)
+    pairs = [(lines[0].get(step, {}), lines[1].get(step, {})) for step in numbers]
+    return (
+        Comparison(
+            what="losses",
+            difference=max(_apart(a.get("loss"), b.get("loss")) for a, b in pairs),
+            tolerance=LOSS_TOLERANCE[dtype] if dtype else 0.0,
+        ),
+        Comparison(
+            what="weights",
+            difference=_weights_apart(_weights(whole, steps), _weights(broken, steps)),
+            tolerance=WEIGHTS_TOLERANCE[dtype] if dtype else 0.0,
+        ),
+        Comparison(
+            what="samples",
+            difference=float(sum(a.get("samples_digest") != b.get("samples_digest") for a, b in pairs)),
+            tolerance=0.0,
+        ),
+    )
+
+
+def _apart(one: float | None, other: float | None) -> float:
+    if one is None or other is None:
+        return float("inf")
+    return abs(one - other) / abs(one) if one != other else 0.0
+
+
+def _weights(run: RunDirectory, step: int) -> dict[str, NDArray[Any]]:
+    """Of the bundle of the evaluation after `step`, or of the finished run's."""
+    place = run.bundle_of(step) if storage.exists(run.bundle_of(step)) else run.bundle
+    return safetensors.numpy.load(storage.read_bytes(storage.join(place, "model.safetensors")))
+
+
+def _weights_apart(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]]) -> float:
+    if all(np.array_equal(one[name], other[name]) for name in one):
+        return 0.0
+    norms = [(np.linalg.norm(one[name] - other[name]), np.linalg.norm(one[name])) for name in one]
+    apart, size = (float(np.linalg.norm(values)) for values in zip(*norms, strict=True))
+    return apart / size
+
+
+def _run(
+    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int, resume: int | None = None
+) -> None:
+    process = _start(config, place, run, pause_after=pause_after, resume=resume)
+    if process.wait() not in (0, PAUSED):
+        raise _failed(place, process.returncode)
+
+
+def _run_and_kill(config: RunConfig, place: Place, run: RunDirectory, *, after: int) -> int:
+    """Kills the run once the checkpoint of step `after` exists; gives the last step that it had logged."""
+    process = _start(config, place, run, pause_after=None, resume=None)
+    while not any(checkpoint.step == after for checkpoint in manifest.committed(run.checkpoints)[0]):
+        if process.poll() is not None:
+            raise _failed(place, process.returncode)
+        time.sleep(POLL_SECONDS)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return max(int(line["step"]) for line in run.read_metrics())
+
+
+def _start(
+    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int | None, resume: int | None
+) -> subprocess.Popen[str]:
+    order = {
+        "config": configs.to_dict(config),
+        "data": place.data,
+        "run_dir": run.path,
+        "launcher": place.launcher,
+        "tokenizer": place.tokenizer,
+        "init_from": place.init_from,
+        "resume": "auto" if resume is None else str(resume),
+        "pause_after": pause_after,
+    }
+    with open(_log(place), "a") as log:
+        process = subprocess.Popen(
+        [sys.executable, "-m", "training.verify_resume"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, text=True, preexec_fn=die_with_parent,
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(order))
+    process.stdin.close()
+    return process
+
+
+def _log(place: Place) -> str:
+    return os.path.join(place.scratch, "log.txt")
+
+
+def _failed(place: Place, code: int) -> TrainingError:
+    with open(_log(place)) as log:
+        last = log.read().strip().splitlines()[-1:] or [f"exit code {code}"]
+    return TrainingError(f"a run of --verify-resume failed: {last[0]}; all it said is in {_log(place)}")
+
+
+def _obey(order: dict[str, Any]) -> int:
+    """What one command of a verification does."""
+    from infra.errors import ReelgptError
+    from training.launch import train
+
+    config = configs.from_dict(RunConfig, order.pop("config"))
+    try:
+        train(config, **order)
+    except ReelgptError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_obey(json.load(sys.stdin)))
