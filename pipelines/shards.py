@@ -52,7 +52,10 @@ _CLIP_FIELDS = [
     pa.field("action", pa.list_(pa.int32())),
     pa.field("digest", pa.binary(32)),
 ]
-_PAYLOAD: dict[Kind, tuple[str, str]] = {"frames": ("frames", "shape"), "tokens": ("codes", "grid")}
+PAYLOAD: dict[Kind, tuple[str, str]] = {"frames": ("frames", "shape"), "tokens": ("codes", "grid")}
+"""The column of the clips themselves, and that of their shape."""
+_REPEATED = ["source_id", "source", "span_id", "label"]
+_BULKY = {payload for payload, _ in PAYLOAD.values()}
 
 
 def clip_schema(kind: Kind) -> pa.Schema:
@@ -60,7 +63,7 @@ def clip_schema(kind: Kind) -> pa.Schema:
 
     `digest` is what the set's fingerprint takes of it, so that appending need not read payloads again.
     """
-    payload, shape = _PAYLOAD[kind]
+    payload, shape = PAYLOAD[kind]
     payload_fields = [
         pa.field(shape, pa.list_(pa.int32()), nullable=False),
         pa.field(payload, pa.large_binary(), nullable=False),
@@ -79,6 +82,8 @@ class ShardEntry:
     """Clips in each row group."""
     bytes: int
     sha256: str
+    footer_sha256: str | None = None
+    """Of the file's end, from which readers take where everything lies; pages have checksums of their own."""
 
     @property
     def rows(self) -> int:
@@ -213,21 +218,45 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
 def write_table(uri: str, table: pa.Table, *, rows_per_group: int = 65_536) -> tuple[int, str]:
     """Puts one Parquet file at `uri`, complete or absent; gives its size in bytes and its SHA-256."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=rows_per_group, compression="zstd")
-    data = memoryview(sink.getvalue())
+    data = _parquet_bytes(table, rows_per_group)
     storage.write(uri, data)
     return len(data), hashing.sha256_bytes(data)
+
+
+def footer_bytes(end_of_file: bytes | memoryview) -> int:
+    """What a Parquet file says of its footer's length, with that number and the magic word."""
+    return int.from_bytes(end_of_file[-8:-4], "little") + 8
+
+
+def _parquet_bytes(table: pa.Table, rows_per_group: int) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=rows_per_group,
+        compression="zstd",
+        use_dictionary=[name for name in _REPEATED if name in table.column_names],
+        write_statistics=[name for name in table.column_names if name not in _BULKY],  # it would hold clips
+        write_page_checksum=True,
+    )
+    return memoryview(sink.getvalue())
 
 
 def write_shard(uri: str, table: pa.Table, *, path: str, split: Split, rows_per_group: int) -> ShardEntry:
     """Writes clips of one shape, in the order given, as `uri`/`path`."""
     shape = table.column("grid" if "grid" in table.column_names else "shape")[0].as_py()
-    num_bytes, sha256 = write_table(storage.join(uri, path), table, rows_per_group=rows_per_group)
+    data = _parquet_bytes(table, rows_per_group)
+    storage.write(storage.join(uri, path), data)
     starts = range(0, table.num_rows, rows_per_group)
     row_groups = tuple(min(rows_per_group, table.num_rows - start) for start in starts)
     return ShardEntry(
-        path=path, split=split, shape=tuple(shape), row_groups=row_groups, bytes=num_bytes, sha256=sha256
+        path=path,
+        split=split,
+        shape=tuple(shape),
+        row_groups=row_groups,
+        bytes=len(data),
+        sha256=hashing.sha256_bytes(data),
+        footer_sha256=hashing.sha256_bytes(data[-footer_bytes(data) :]),
     )
 
 
@@ -250,7 +279,7 @@ def seal(uri: str, manifest: Manifest, *, replaces: Manifest | None = None) -> N
 
 def clip_digests(table: pa.Table, kind: Kind, split: Split) -> list[bytes]:
     """What the fingerprint takes of each clip: a hash of its id, split, joined facts and payload."""
-    payload, shape = _PAYLOAD[kind]
+    payload, shape = PAYLOAD[kind]
     facts = table.select(["clip_id", "label", "caption", "action", shape]).to_pylist()
     return [
         _digest([split, *row.values(), hashlib.sha256(data.as_buffer()).hexdigest()])
@@ -281,7 +310,7 @@ def _sorted_hash(joined: bytes) -> str:
 
 
 def _arrays(table: pa.Table, kind: Kind, dtype: np.dtype) -> list[np.ndarray]:
-    payload, shape = _PAYLOAD[kind]
+    payload, shape = PAYLOAD[kind]
     shapes = table.column(shape).to_pylist()
     return [
         np.frombuffer(data.as_buffer(), dtype).reshape(shape)

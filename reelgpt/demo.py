@@ -116,7 +116,7 @@ def _train(recipe: str, data: str, run_dir: str, steps: int | None) -> Train:
     if steps is not None:
         warmup = min(config.optimizer.warmup_steps, steps)
         config = replace(config, steps=steps, optimizer=replace(config.optimizer, warmup_steps=warmup))
-    return Train(recipe=recipe, data=data, run_dir=run_dir, config=config)
+    return Train(recipe=recipe, data=(data,), run_dir=run_dir, config=config)
 
 
 def _continue_held_out(frames: str, gpt: str, video: str) -> Generate:

@@ -42,8 +42,8 @@ class PlanTrain:
 
     recipe: tyro.conf.Positional[str]
     """Of `reelgpt train`."""
-    data: InputUri
-    """The shard set to learn from."""
+    data: tuple[InputUri, ...]
+    """The shard set to learn from, or several to mix; --batches.weights says how."""
     world_size: int | None = None
     """Workers; None: as many as the recipe has."""
     memory_gb: float = 80.0

@@ -59,8 +59,8 @@ class Train:
 
     recipe: tyro.conf.Positional[str]
     """tokenizer_tiny, gpt_tiny or gpt_350m."""
-    data: InputUri
-    """The shard set to learn from."""
+    data: tuple[InputUri, ...]
+    """The shard set to learn from, or several to mix; --batches.weights says how."""
     run_dir: OutputUri
     """Folder of the run, which all workers can reach: checkpoints, metrics, samples, the model."""
     launcher: Launcher = "auto"
@@ -107,7 +107,7 @@ class Train:
 
     def _verify(self, config: RunConfig, half: int) -> Outcome:
         place = Place(
-            data=storage.absolute(self.data),
+            data=tuple(storage.absolute(uri) for uri in self.data),
             scratch=f"{storage.absolute(self.run_dir)}.verify-resume",
             launcher=self.launcher,
             tokenizer=self.tokenizer,
@@ -148,12 +148,25 @@ def with_default_half(args: Sequence[str]) -> list[str]:
 
 def parse_with_recipe(command: type[Any], name: str, args: Sequence[str]) -> Any:
     """The options are those of the recipe that is named, wherever it stands among them."""
+    if sum(word.partition("=")[0] == "--data" for word in args) > 1:
+        raise UsageError("--data is given twice; name several shard sets after one --data")
+    args = _recipe_first(args)
     named = bool(args) and not args[0].startswith("-")
     guess = args[0] if named else next((word for word in args if word in RECIPES), ANY_RECIPE)
     options = main.parse_with_tyro(_with_settings(command, guess), name, args)
     if options.recipe != guess:
         options = main.parse_with_tyro(_with_settings(command, options.recipe), name, args)
     return options
+
+
+def _recipe_first(args: Sequence[str]) -> Sequence[str]:
+    """Options such as `--data A B` take what follows; a recipe's name after such a word is the recipe."""
+    last = next((i for i in range(len(args) - 1, 0, -1) if _is_recipe(args[i - 1], args[i])), 0)
+    return args if not last or args[0] in RECIPES else [args[last], *args[:last], *args[last + 1 :]]
+
+
+def _is_recipe(before: str, word: str) -> bool:
+    return word in RECIPES and not before.startswith("-")
 
 
 def _show(bar: Bar, line: dict[str, float]) -> None:

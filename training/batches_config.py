@@ -1,9 +1,13 @@
 """What a step takes: settings of the loader. Imports nothing heavy."""
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from infra.configs import check_at_least
 from infra.errors import ConfigError
+
+STEPS = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,14 +15,51 @@ class BatchesConfig:
     global_batch: int
     """Clips a step, over all workers and accumulated micro-batches."""
     micro_batch: int
-    """Clips in one forward pass of one worker."""
+    """Clips in one forward pass of one worker, all of one grid."""
     window_groups: int = 8
-    """Row groups whose rows are shuffled among each other; memory for that many is needed."""
+    """Row groups whose rows are shuffled among each other. Memory is needed for two such windows of each grid
+    of each shard set."""
+    weights: tuple[float, ...] = ()
+    """Share of the clips that each shard set gives, in the order of --data, as 0.7 0.3; by their sizes if
+    none are given."""
+    skip_steps: tuple[str, ...] = ()
+    """Steps that are left out with their data, as 120-140: step 141 follows 119, with what it would have had
+    anyway. To jump over a loss spike, go on from a checkpoint before it with --resume."""
+    prefetch_steps: int = 2
+    """Steps whose batches are made ready in the background; 0 makes them when they are needed."""
+    reader_threads: int = 4
+    """Row groups that are read at the same time."""
+    cache_dir: str | None = None
+    """Where row groups of remote shard sets are kept, for all processes of this machine; by default
+    reelgpt/shards in $XDG_CACHE_HOME or ~/.cache."""
+    cache_gb: float = 16.0
+    """Most that the cache may hold, in 10^9 bytes; 0 turns it off."""
 
     def __post_init__(self) -> None:
         check_at_least(
-            1, global_batch=self.global_batch, micro_batch=self.micro_batch, window_groups=self.window_groups
+            1,
+            global_batch=self.global_batch,
+            micro_batch=self.micro_batch,
+            window_groups=self.window_groups,
+            reader_threads=self.reader_threads,
         )
+        check_at_least(0, prefetch_steps=self.prefetch_steps)
+        if not 0 <= self.cache_gb < float("inf"):
+            raise ConfigError(f"cache_gb={self.cache_gb} must be at least 0, which turns the cache off")
+        if not all(0 < weight < float("inf") for weight in self.weights):
+            raise ConfigError(
+                f"weights={self.weights} must all be above 0; leave a shard set out of --data instead"
+            )
+        skipped_until(0, self.skip_steps)
+
+    def steps_taken(self, first: int, last: int) -> Iterator[int]:
+        """The steps from `first` to `last` but for those that are skipped."""
+        skipped = skipped_until(last, self.skip_steps)
+        return (step for step in range(first, last + 1) if step not in skipped)
+
+    def clips_taken(self, step: int) -> int:
+        """Once `step` is done."""
+        return (step - len(skipped_until(step, self.skip_steps))) * self.global_batch
 
     def micro_batches_per_worker(self, world_size: int) -> int:
         """Micro-batches that each worker accumulates in a step. Raises ConfigError naming legal sizes."""
@@ -31,3 +72,18 @@ class BatchesConfig:
                 f"micro-batches of {self.micro_batch} clips; the nearest sizes that do: {legal}"
             )
         return self.global_batch // unit
+
+
+def skipped_until(step: int, skip_steps: Sequence[str]) -> set[int]:
+    """The steps up to `step` that ranges such as 7 or 120-140 leave out. Raises ConfigError where one is
+    none."""
+    skipped: set[int] = set()
+    for text in skip_steps:
+        found = STEPS.fullmatch(text)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= first <= last:
+            raise ConfigError(
+                f"skip_steps={text!r} is no range of steps; give the first and the last, as 120-140"
+            )
+        skipped.update(range(first, min(last, step) + 1))
+    return skipped

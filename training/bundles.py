@@ -7,6 +7,7 @@ bundles/step-00000050/   of an evaluation: the last ones, and the one that lost 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from infra.errors import ConfigError
 from model.bundle import RECORD, BundleInfo, read_weights, save_bundle
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
+from pipelines.shards import ShardSet
 from training.config import RunConfig
 from training.data import TrainingData
 from training.objective_config import PredictConfig
@@ -103,8 +105,13 @@ def write_bundle(
 
 
 def _lineage(run: Run, origin: Origin) -> dict[str, Any]:
-    """From a model back to the clips: run, config, checkpoint, shard set, tokenizer and its own lineage."""
-    config, shard_set, tokenizer = run.config, run.data.shard_set, run.data.tokenizer
+    """From a model back to the clips: run, config, checkpoint, shard set, tokenizer and its own lineage.
+
+    Of a mixture, `shard_set` is the first and `mixture` holds all.
+    """
+    config, data, tokenizer = run.config, run.data, run.data.tokenizer
+    learned_from = [_shard_set(shard_set) for shard_set in data.shard_sets]
+    shares = zip(learned_from, data.shares, strict=True)
     parents = [bundle for bundle in (tokenizer, run.data.init_from) if bundle is not None]
     return {
         "run": {
@@ -115,16 +122,22 @@ def _lineage(run: Run, origin: Origin) -> dict[str, Any]:
         },
         "config": configs.to_dict(config),
         "checkpoint": {"step": origin.step, "name": origin.checkpoint},
-        "shard_set": {
-            "uri": shard_set.uri,
-            "fingerprint": shard_set.manifest.fingerprint,
-            "recipe_id": shard_set.manifest.recipe_id,
-            "kind": shard_set.manifest.kind,
-            "sampling": shard_set.manifest.config.get("rows", {}).get("sampling"),
-        },
+        "shard_set": learned_from[0],
+        "mixture": [known | {"share": float(share)} for known, share in shares] if learned_from[1:] else [],
         "tokenizer": _named(tokenizer),
         "init_from": _named(run.data.init_from),
         "parents": [bundle.lineage for bundle in parents],
+    }
+
+
+def _shard_set(shard_set: ShardSet) -> dict[str, Any]:
+    manifest = shard_set.manifest
+    return {
+        "uri": shard_set.uri,
+        "fingerprint": manifest.fingerprint,
+        "recipe_id": manifest.recipe_id,
+        "kind": manifest.kind,
+        "sampling": manifest.config.get("rows", {}).get("sampling"),
     }
 
 
@@ -137,13 +150,16 @@ def _card(config: RunConfig, data: TrainingData, step: int, evaluation: dict[str
     steps = f"step {step} of {config.steps}, of {config.batches.global_batch} clips each"
     task = f", task `{config.objective.task}`" if isinstance(config.objective, PredictConfig) else ""
     numbers = "\n".join(f"| {name} | {value:.4g} |" for name, value in evaluation.items())
-    totals = ", ".join(f"{name} {value}" for name, value in data.shard_set.manifest.totals.items())
+    sets = "\n".join(_set_line(*each) for each in zip(data.shard_sets, data.shares, strict=True))
     return f"""# {config.register_as or config.name}
 
 Recipe `{config.name}`{task}, trained by reelgpt: {steps}.
 
-Trained on the shard set `{data.shard_set.manifest.fingerprint[:12]}` ({totals}). What holds for
-its sources holds for this model too; `lineage.json` says which they are.
+Trained on:
+
+{sets}
+
+What holds for their sources holds for this model too; `lineage.json` says which they are.
 
 On held-out sources, beside baselines that cost nothing:
 
@@ -151,3 +167,8 @@ On held-out sources, beside baselines that cost nothing:
 |---|---|
 {numbers}
 """
+
+
+def _set_line(shard_set: ShardSet, share: Fraction) -> str:
+    totals = ", ".join(f"{name} {value}" for name, value in shard_set.manifest.totals.items())
+    return f"- shard set `{shard_set.manifest.fingerprint[:12]}`, {float(share):.4g} of the clips ({totals})"

@@ -63,6 +63,11 @@ class RunConfig:
                 f"register_as={self.register_as!r} cannot name a model; letters, digits and . _ - can"
             )
         self._check_workers()
+        if not list(self.batches.steps_taken(self.steps, self.steps)):
+            raise ConfigError(
+                f"batches.skip_steps={self.batches.skip_steps} holds the last of steps={self.steps}; a run "
+                f"takes its last step, so skip fewer or give more steps"
+            )
         for name, every in (
             ("checkpoints", self.checkpoints.every_steps),
             ("evaluation", self.evaluation.every_steps),

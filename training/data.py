@@ -4,7 +4,9 @@ tokenizer that speaks them.
 Checked before torch is imported: a refusal must be instant.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from infra import configs, storage
@@ -12,23 +14,37 @@ from infra.errors import BundleError, ConfigError, UsageError
 from model.bundle import BundleInfo, read_bundle
 from model.config import TokenizerConfig
 from model.tasks import Grid, sequence_length
-from pipelines.shards import ShardEntry, ShardSet, Split
+from pipelines.shards import SPLITS, ShardSet, Split
 from training.config import RunConfig
 from training.objective_config import PredictConfig, ReconstructConfig
+from training.shelf import Shelf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
-    shard_set: ShardSet
-    train: tuple[ShardEntry, ...]
-    """Shards whose clips fit the objective."""
-    validation: tuple[ShardEntry, ...]
+    """One shard set, or a mixture of several of one kind and one tokenizer."""
+
+    shard_sets: tuple[ShardSet, ...]
+    shares: tuple[Fraction, ...]
+    """Of the clips that training takes, each set's; they add up to 1."""
+    train: tuple[Shelf, ...]
+    """Of each set, the shards whose clips fit the objective."""
+    validation: tuple[Shelf, ...]
     num_left_out: int
     """Training clips that do not fit: too short for the task."""
     tokenizer: BundleInfo | None
     """Of codes: the bundle of the tokenizer that made them."""
     init_from: BundleInfo | None = None
     """The model whose weights the run starts from; None: it starts from chance."""
+
+    @property
+    def shard_set(self) -> ShardSet:
+        """The first, which speaks for what all have in common."""
+        return self.shard_sets[0]
+
+    @property
+    def uris(self) -> list[str]:
+        return [shard_set.uri for shard_set in self.shard_sets]
 
     @property
     def tokenizer_config(self) -> TokenizerConfig:
@@ -40,50 +56,46 @@ class TrainingData:
     @property
     def longest_sequence(self) -> int:
         """Tokens of the longest sequence of codes."""
-        grids: list[Grid] = [(e.shape[0], e.shape[1], e.shape[2]) for e in (*self.train, *self.validation)]
+        shapes = [entry.shape for shelf in (*self.train, *self.validation) for entry in shelf.entries]
+        grids: list[Grid] = [(shape[0], shape[1], shape[2]) for shape in shapes]
         return max(map(sequence_length, grids))
 
     @property
     def identity(self) -> dict[str, Any]:
-        manifest = self.shard_set.manifest
+        """What the run cannot go on without; the weights of a mixture are settings of its batches."""
+        fingerprints = [shard_set.manifest.fingerprint for shard_set in self.shard_sets]
         return {
-            "shards": manifest.fingerprint,
-            "tokenizer": manifest.tokenizer_fingerprint,
+            "shards": fingerprints[0] if len(fingerprints) == 1 else fingerprints,
+            "tokenizer": self.shard_set.manifest.tokenizer_fingerprint,
             "init_from": self.init_from.fingerprint if self.init_from else None,
         }
 
 
 def open_data(
-    config: RunConfig, uri: str, *, tokenizer: str | None = None, init_from: str | None = None
+    config: RunConfig,
+    uris: str | Sequence[str],
+    *,
+    tokenizer: str | None = None,
+    init_from: str | None = None,
 ) -> TrainingData:
-    """Raises UsageError or ShardError where `uri` cannot serve, or the bundle at `init_from` cannot start it.
-
-    `tokenizer`: where its bundle is now.
-    """
-    shard_set = ShardSet.open(uri)
-    manifest = shard_set.manifest
-    if manifest.kind != config.objective.data_kind:
-        maker = "extract" if config.objective.data_kind == "frames" else "tokenize"
-        raise UsageError(
-            f"{uri} holds {manifest.kind}, and {config.name} learns from {config.objective.data_kind}; "
-            f"`reelgpt {maker}` makes a shard set of those"
-        )
-    train, validation = _fitting(shard_set, config, "train"), _fitting(shard_set, config, "validation")
-    num_train = sum(entry.rows for entry in train)
-    if not num_train:
-        raise UsageError(
-            f"{uri} has {shard_set.num_clips('train')} training clips, none of use to {config.name}; "
-            f"make it from more or longer videos"
-        )
+    """Raises UsageError or ShardError where the sets cannot serve, or not together, or the bundle at
+    `init_from` cannot start the run. `tokenizer`: where its bundle is now."""
+    shard_sets = [ShardSet.open(uri) for uri in ([uris] if isinstance(uris, str) else uris)]
+    _require_alike(shard_sets)
+    for shard_set in shard_sets:
+        _require_kind(shard_set, config)
+    train = tuple(_fitting(shard_set, config, "train") for shard_set in shard_sets)
+    for shelf in train:
+        _require_clips(shelf, config)
+    is_codes = not isinstance(config.objective, ReconstructConfig)
     return TrainingData(
-        shard_set=shard_set,
+        shard_sets=tuple(shard_sets),
+        shares=_shares(config, train),
         train=train,
-        validation=validation,
-        num_left_out=shard_set.num_clips("train") - num_train,
-        tokenizer=None
-        if isinstance(config.objective, ReconstructConfig)
-        else _open_tokenizer(shard_set, tokenizer),
-        init_from=_open_start(init_from, shard_set) if init_from else None,
+        validation=tuple(_fitting(shard_set, config, "validation") for shard_set in shard_sets),
+        num_left_out=sum(s.shard_set.num_clips("train") - s.num_clips for s in train),
+        tokenizer=_open_tokenizer(shard_sets[0], tokenizer) if is_codes else None,
+        init_from=_open_start(init_from, shard_sets[0]) if init_from else None,
     )
 
 
@@ -109,8 +121,8 @@ class Judged:
     """A model's bundle, and the held-out clips that it is judged on."""
 
     bundle: BundleInfo
-    shard_set: ShardSet
-    validation: tuple[ShardEntry, ...]
+    train: Shelf
+    validation: Shelf
     objective: PredictConfig | None
     """Of a GPT: what it was trained for."""
 
@@ -127,13 +139,18 @@ def open_judged(uri: str, data: str) -> Judged:
             f"{data} was made by another tokenizer than the one in {uri}; tokenize with that one first"
         )
     objective = _trained_for(bundle) if kind == "gpt" else None
-    entries = shard_set.shards("validation")
-    validation = tuple(entry for entry in entries if objective is None or objective.fits(entry.shape))
+    train, held_out = (tuple(shard_set.shards(split)) for split in SPLITS)
+    validation = tuple(entry for entry in held_out if objective is None or objective.fits(entry.shape))
     if not validation:
         raise UsageError(
             f"{data} holds out no clip that a {kind} could be judged on; make it from more videos"
         )
-    return Judged(bundle=bundle, shard_set=shard_set, validation=validation, objective=objective)
+    return Judged(
+        bundle=bundle,
+        train=Shelf(shard_set, train),
+        validation=Shelf(shard_set, validation),
+        objective=objective,
+    )
 
 
 def _trained_for(bundle: BundleInfo) -> PredictConfig:
@@ -146,8 +163,58 @@ def _trained_for(bundle: BundleInfo) -> PredictConfig:
         ) from None
 
 
-def _fitting(shard_set: ShardSet, config: RunConfig, split: Split) -> tuple[ShardEntry, ...]:
-    return tuple(entry for entry in shard_set.shards(split) if config.objective.fits(entry.shape))
+def _require_alike(shard_sets: Sequence[ShardSet]) -> None:
+    """Raises UsageError, naming both, where one shard set cannot be mixed with the first."""
+    first = shard_sets[0]
+    for other in shard_sets[1:]:
+        a, b = first.manifest, other.manifest
+        if a.kind != b.kind:
+            raise UsageError(
+                f"{first.uri} holds {a.kind} and {other.uri} {b.kind}; a run learns from sets of one kind"
+            )
+        if a.tokenizer_fingerprint != b.tokenizer_fingerprint:
+            raise UsageError(
+                f"{first.uri} was made by the tokenizer {str(a.tokenizer_fingerprint)[:12]} and {other.uri} "
+                f"by {str(b.tokenizer_fingerprint)[:12]}; tokenize one of them with the other's tokenizer"
+            )
+    names = {shard_set.manifest.fingerprint: shard_set.uri for shard_set in shard_sets}
+    if len(names) < len(shard_sets):
+        raise UsageError(f"{', '.join(s.uri for s in shard_sets)} are not all different; give each set once")
+
+
+def _require_kind(shard_set: ShardSet, config: RunConfig) -> None:
+    kind, needed = shard_set.manifest.kind, config.objective.data_kind
+    if kind != needed:
+        maker = "extract" if needed == "frames" else "tokenize"
+        raise UsageError(
+            f"{shard_set.uri} holds {kind}, and {config.name} learns from {needed}; "
+            f"`reelgpt {maker}` makes a shard set of those"
+        )
+
+
+def _require_clips(shelf: Shelf, config: RunConfig) -> None:
+    if not shelf.num_clips:
+        raise UsageError(
+            f"{shelf.shard_set.uri} has {shelf.shard_set.num_clips('train')} training clips, none of use to "
+            f"{config.name}; make it from more or longer videos"
+        )
+
+
+def _shares(config: RunConfig, train: Sequence[Shelf]) -> tuple[Fraction, ...]:
+    """Exact shares: as the weights are written in decimals, or by the number of clips."""
+    weights = config.batches.weights
+    if len(weights) == 1 or len(weights) not in (0, len(train)):
+        raise ConfigError(
+            f"batches.weights has {len(weights)} for {len(train)} shard sets; give one for each of several, "
+            f"in the order of --data, or none"
+        )
+    parts = [Fraction(str(w)) for w in weights] or [Fraction(shelf.num_clips) for shelf in train]
+    return tuple(part / sum(parts) for part in parts)
+
+
+def _fitting(shard_set: ShardSet, config: RunConfig, split: Split) -> Shelf:
+    entries = shard_set.shards(split)
+    return Shelf(shard_set, tuple(entry for entry in entries if config.objective.fits(entry.shape)))
 
 
 def _open_tokenizer(shard_set: ShardSet, given: str | None) -> BundleInfo:

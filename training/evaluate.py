@@ -4,7 +4,6 @@ Shapes: frames (T, H, W, 3) uint8; codes (t, h, w). Losses are in nats per targe
 """
 
 import math
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from model.gpt import GPT
 from model.tasks import Sequence, Task, collate
 from model.tokenizer import Tokenizer, resize
 from model.vocabulary import Vocabulary
-from pipelines.shards import ShardEntry, ShardSet
-from training.batches import Clip, stored_clips
 from training.data import Judged
+from training.shelf import Clip, Shelf, stored_clips
 
 MAX_CLIPS = 256
 SSIM_PIXELS = 11
@@ -29,19 +27,17 @@ SSIM_PIXELS = 11
 
 def evaluate_judged(judged: Judged, *, max_clips: int = MAX_CLIPS) -> dict[str, Any]:
     """Numbers of the model in a bundle on the held-out clips that it fits."""
-    uri, shard_set = judged.bundle.uri, judged.shard_set
+    uri, train, validation = judged.bundle.uri, (judged.train,), (judged.validation,)
     if judged.objective is None:
-        return evaluate_tokenizer(load_tokenizer(uri), shard_set, max_clips=max_clips)
+        return evaluate_tokenizer(load_tokenizer(uri), validation, max_clips=max_clips)
     gpt, vocabulary, tokenizer = load_gpt(uri)
     task = judged.objective.build_task()
-    return evaluate_gpt(
-        gpt, vocabulary, tokenizer.config, task, shard_set, judged.validation, max_clips=max_clips
-    )
+    return evaluate_gpt(gpt, vocabulary, tokenizer.config, task, train, validation, max_clips=max_clips)
 
 
 @torch.inference_mode()
 def evaluate_tokenizer(
-    tokenizer: Tokenizer, shard_set: ShardSet, *, max_clips: int = MAX_CLIPS
+    tokenizer: Tokenizer, validation: tuple[Shelf, ...], *, max_clips: int = MAX_CLIPS
 ) -> dict[str, Any]:
     """PSNR and SSIM of held-out frames, beside the mean colour of every square that one code stands for.
 
@@ -49,7 +45,7 @@ def evaluate_tokenizer(
     """
     config = tokenizer.config
     truth, rebuilt, codes = [], [], []
-    for _, clip in stored_clips(shard_set, shard_set.shards("validation"), max_clips=max_clips):
+    for _, clip in stored_clips(validation, max_clips=max_clips):
         frames = as_seen(clip, config)
         clip_codes = tokenizer.encode(torch.from_numpy(frames)[None])
         rebuilt.append(tokenizer.decode(clip_codes)[0].numpy())
@@ -78,16 +74,17 @@ def evaluate_gpt(
     vocabulary: Vocabulary,
     tokenizer: TokenizerConfig,
     task: Task,
-    shard_set: ShardSet,
-    validation: Iterable[ShardEntry],
+    train: tuple[Shelf, ...],
+    validation: tuple[Shelf, ...],
     *,
     max_clips: int = MAX_CLIPS,
 ) -> dict[str, Any]:
-    """Teacher-forced loss on the clips of `validation`, beside what counting codes, or pairs, would lose."""
-    baselines = metrics.CodeBaselines(_codes(shard_set), vocabulary.num_codes)
+    """Teacher-forced loss on the clips of `validation`, beside what counting codes, or pairs, of `train`
+    would lose."""
+    baselines = metrics.CodeBaselines((codes for _, codes in stored_clips(train)), vocabulary.num_codes)
     losses = {name: metrics.Loss(0.0, 0) for name in ("val_loss", "val_loss_unigram", "val_loss_bigram")}
     num_clips = 0
-    for _, codes in stored_clips(shard_set, list(validation), max_clips=max_clips):
+    for _, codes in stored_clips(validation, max_clips=max_clips):
         sequence = task.build(codes, vocabulary)
         first_frame = len(codes) - int(sequence.is_target.sum()) // codes[0].size
         losses["val_loss"] += sequence_loss(gpt, sequence)
@@ -126,8 +123,3 @@ def mean_colours(frames: NDArray[np.uint8], downsample: int) -> NDArray[np.uint8
     cells = frames.reshape(count, height // downsample, downsample, width // downsample, downsample, 3)
     means = cells.mean(axis=(2, 4), keepdims=True).round().astype(np.uint8)
     return np.broadcast_to(means, cells.shape).reshape(frames.shape)
-
-
-def _codes(shard_set: ShardSet) -> Iterator[Clip]:
-    for _, clip in stored_clips(shard_set, shard_set.shards("train")):
-        yield clip

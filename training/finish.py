@@ -68,11 +68,11 @@ def finish(
 def _evaluate(model: nn.Module, run: Run) -> dict[str, float]:
     data = run.data
     if isinstance(model, Tokenizer):
-        return evaluate_tokenizer(model, data.shard_set)
+        return evaluate_tokenizer(model, data.validation)
     assert isinstance(model, GPT)
     assert isinstance(run.objective, Predict)
     vocabulary, task = run.objective.vocabulary, run.objective.task
-    return evaluate_gpt(model, vocabulary, data.tokenizer_config, task, data.shard_set, data.validation)
+    return evaluate_gpt(model, vocabulary, data.tokenizer_config, task, data.train, data.validation)
 
 
 def _complete_last_line(directory: RunDirectory, evaluation: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ from training.config import RunConfig
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     config: RunConfig
-    data: str
+    data: tuple[str, ...]
     run_dir: str
     attempt: str
     """Of the command that launched: see `training.run_directory`."""

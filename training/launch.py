@@ -13,7 +13,7 @@ that the workers agree on, and hands back the summary. Refusals come before torc
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Literal
@@ -39,7 +39,7 @@ Launcher = Literal["auto", "local", "ray", "torchrun", "deepspeed"]
 def train(
     config: RunConfig,
     *,
-    data: str,
+    data: str | Sequence[str],
     run_dir: str,
     launcher: Launcher = "auto",
     resume: str = "auto",
@@ -82,7 +82,7 @@ def _job(config: RunConfig, directory: RunDirectory, data: TrainingData, *, need
     attempt = uuid.uuid4().hex[:8]
     return Job(
         config=config,
-        data=data.shard_set.uri,
+        data=tuple(data.uris),
         run_dir=directory.path,
         attempt=attempt,
         tokenizer=data.tokenizer.uri if data.tokenizer else None,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 
 from infra import storage
-from training.batches import stored_clips
 from training.bundles import Origin, export_bundle
 from training.engine import Engine
 from training.loop import Metrics, mean_losses, require_finite
@@ -16,6 +15,7 @@ from training.run import Run
 from training.run_directory import Attempt
 from training.samples import drawer
 from training.saving import Saving
+from training.shelf import stored_clips
 
 
 class Evaluation:
@@ -29,7 +29,7 @@ class Evaluation:
         self._engine = engine
         self._ranks = run.ranks
         max_clips, size = run.config.evaluation.max_clips, run.config.batches.micro_batch
-        clips = [c for _, c in stored_clips(run.data.shard_set, run.data.validation, max_clips=max_clips)]
+        clips = [c for _, c in stored_clips(run.data.validation, max_clips=max_clips)]
         self._micro_batches = [
             run.objective.examples(clips[start : start + size], None) for start in range(0, len(clips), size)
         ]

@@ -1,9 +1,7 @@
 """The loop of a run: batches in, steps of the engine, listeners told of each. All else listens to it."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -15,8 +13,8 @@ from training.batches import Batches
 from training.engine import Engine
 from training.objectives import Examples, generator, torch_seed
 from training.pace import Pace
-from training.prefetch import prefetched
 from training.ranks import Ranks
+from training.read_ahead import ReadAhead
 from training.run import Run
 from training.samples_digest import chained, digest_halves
 from training.stopping import StopRequest
@@ -68,15 +66,13 @@ def run_steps(
 ) -> bool:
     """Trains from `progress` to the last step; False where a stop was agreed before it."""
     config, objective, ranks = run.config, run.objective, run.ranks
-    steps = range(progress.step + 1, config.steps + 1)
-    pace = Pace(
-        objective.unit, step=progress.step, units=progress.units, flops_per_unit=objective.flops_per_unit
-    )
-    with prefetched(partial(step_input, run, batches), steps) as inputs:
-        for step in steps:
-            pulse.at(step, "data")
-            with _waiting(pace):
-                given = next(inputs)
+    steps = config.batches.steps_taken(progress.step + 1, config.steps)
+    make, depth = partial(step_input, run, batches), config.batches.prefetch_steps
+    pace = Pace(objective.unit, units=progress.units, flops_per_unit=objective.flops_per_unit)
+    with ReadAhead(make, steps, depth=depth) as ahead:
+        pulse.at(progress.step + 1, "data")
+        for step, given in ahead:
+            pace.waited(ahead.waited_seconds)
             pulse.at(step, "exchange")
             # one exchange a step: the counts that losses are divided by, and whether anybody must stop
             wishes = float(stop.is_wanted()), float(stop.is_time_to_ask())
@@ -97,10 +93,11 @@ def run_steps(
                 require_finite(metrics, step)
                 metrics |= {"epoch": batches.epoch(step), objective.unit: float(progress.units)}
                 metrics["samples_digest"] = float(progress.samples_digest)
-                metrics |= pace.metrics(step, progress.units, world_size=ranks.world_size)
+                metrics |= pace.metrics(progress.units, world_size=ranks.world_size)
             pulse.at(step, "beside")
             for listener in listeners:
                 listener(step, metrics)
+            pulse.at(step + 1, "data")
     return True
 
 
@@ -108,7 +105,7 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
     """A pure function of the step, so that it can be made ahead."""
     seed, objective = run.config.seed, run.objective
     parts = batches.micro_batches(step)
-    examples = [objective.examples(part.clips, generator(seed, step, part.index)) for part in parts]
+    examples = [objective.examples(list(p.clips), generator(seed, step, p.index)) for p in parts]
     return StepInput(
         examples=examples,
         seeds=[torch_seed(seed, step, part.index) for part in parts],
@@ -138,10 +135,3 @@ def require_finite(metrics: Metrics, step: int) -> None:
 
 def _total(count: Callable[[Examples], int], examples: Sequence[Examples]) -> int:
     return sum(map(count, examples))
-
-
-@contextmanager
-def _waiting(pace: Pace) -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    pace.waited(time.monotonic() - begun)

@@ -20,11 +20,11 @@ from model.reconstruction_loss import reconstruction_loss
 from model.tasks import collate, with_noise
 from model.tokenizer import Tokenizer, to_floats
 from model.vocabulary import PAD, Vocabulary
-from training.batches import Clip
 from training.config import RunConfig
 from training.data import TrainingData
 from training.flops import training_flops_per_token
 from training.objective_config import PredictConfig, ReconstructConfig
+from training.shelf import Clip
 
 Examples = dict[str, Tensor]
 """One micro-batch, as the learner takes it."""

@@ -91,7 +91,7 @@ def activation_bytes(config: GPTConfig, num_tokens: int, num_targets: int, run: 
 
 def plan(config: RunConfig, data: TrainingData, machine: Machine) -> dict[str, Any]:
     """One entry a fact; bytes and hours of one rank of `config.num_workers`."""
-    clips = sum(entry.rows for entry in data.train)
+    clips = sum(shelf.num_clips for shelf in data.train)
     facts: dict[str, Any] = {
         "recipe": config.name,
         "world_size": config.num_workers,

@@ -26,12 +26,17 @@ from infra.commit import code_commit
 from infra.errors import ConfigError, StorageError, TrainingError, UsageError
 from infra.leases import Lease
 from training import checkpoints, manifest
+from training.batches_config import skipped_until
 from training.config import RunConfig
 from training.copies import Copies
 from training.data import TrainingData
 
 FREE_SETTINGS = (
     "name",
+    "batches.cache_dir",
+    "batches.cache_gb",
+    "batches.prefetch_steps",
+    "batches.reader_threads",
     "log_every_steps",
     "max_failures",
     "min_workers",
@@ -57,6 +62,9 @@ workers or ZeRO stage goes on with the same clips, and with losses that differ i
 
 LEFT_BEHIND = ("ray-*", "stop-*")
 """What a command that was killed leaves in the directory."""
+
+SKIPPED = "batches.skip_steps"
+"""May change where it names steps to come: what was done so far does not depend on those."""
 
 RESUME = ("auto", "must", "never")
 
@@ -126,7 +134,8 @@ class RunDirectory:
                 f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
             )
         if storage.exists(self.config):
-            refuse_mismatch(self._identity(), identity(config, data), self.path)
+            done = int(resume) if resume.isdigit() else self.newest_step()
+            refuse_mismatch(self._identity(), identity(config, data), self.path, step=done)
         elif any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path)):
             raise self._foreign()
         has_some = any(manifest.committed(self.checkpoints)) or self._has_copies(config, data)
@@ -154,7 +163,7 @@ class RunDirectory:
             "attempt": attempt,
             "recipe": config.name,
             "config": configs.to_dict(config),
-            "data": data.shard_set.uri,
+            "data": data.uris,
             "identity": identity(config, data),
             "commit": code_commit(),
         }
@@ -189,7 +198,8 @@ class RunDirectory:
             return False
         copies, _ = Copies(self.path, config.checkpoints.copy_to).committed()
         for checkpoint in copies[:1]:
-            refuse_mismatch(checkpoint.state["identity"], identity(config, data), config.checkpoints.copy_to)
+            begun, wanted = checkpoint.state["identity"], identity(config, data)
+            refuse_mismatch(begun, wanted, config.checkpoints.copy_to, step=checkpoint.step)
         return bool(copies)
 
     def _identity(self) -> dict[str, Any]:
@@ -230,14 +240,16 @@ def identity(config: RunConfig, data: TrainingData) -> dict[str, Any]:
     return data.identity | {name: value for name, value in settings.items() if name not in FREE_SETTINGS}
 
 
-def refuse_mismatch(begun: dict[str, Any], wanted: dict[str, Any], place: str) -> None:
-    """Raises ConfigError with both values and the remedy where a run would go on as another."""
+def refuse_mismatch(begun: dict[str, Any], wanted: dict[str, Any], place: str, *, step: int) -> None:
+    """Raises ConfigError with both values and the remedy where a run would go on as another after `step`."""
     if strange := sorted(begun.keys() ^ wanted.keys()):
         raise ConfigError(
             f"the run in {place} is of another kind: only one of the two has {', '.join(strange[:3])}; "
             f"go on with the recipe in its config.json, or give another --run-dir"
         )
     names = [name for name in sorted(begun) if begun[name] != wanted[name]]
+    if SKIPPED in names and skipped_until(step, begun[SKIPPED]) == skipped_until(step, wanted[SKIPPED]):
+        names.remove(SKIPPED)  # they differ in steps to come
     if not names:
         return
     changes = "; ".join(f"{name} is {begun[name]} there and {wanted[name]} here" for name in names)
@@ -248,7 +260,10 @@ def refuse_mismatch(begun: dict[str, Any], wanted: dict[str, Any], place: str) -
     remedy = " and ".join(
         part for part in (given and f"with {given}", left_out and f"without {left_out}") if part
     )
-    raise ConfigError(f"the run in {place} is another: {changes}; go on {remedy}, or give another --run-dir")
+    back = ", go back before the steps to skip with --resume STEP" if SKIPPED in names else ""
+    raise ConfigError(
+        f"the run in {place} is another: {changes}; go on {remedy}{back}, or give another --run-dir"
+    )
 
 
 def read_lines(path: str) -> Iterator[dict[str, float]]:
@@ -265,14 +280,15 @@ def _as_option(name: str, value: Any) -> tuple[str, bool]:
     """As the command line takes it, and whether to give it or to leave it out: a switch is on unless its
     `no-` is given, and None cannot be given."""
     if name in ("shards", "tokenizer"):
-        return f"the {name} {str(value)[:12]}", True
+        values = value if isinstance(value, list) else [value]
+        return f"the {name} {' '.join(str(each)[:12] for each in values)}", True
     if name == "init_from" and value is not None:
         return f"--init-from the model {str(value)[:12]}", True
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         owner, dot, switch = option.removeprefix("--").rpartition(".")
         return f"--{owner}{dot}no-{switch}", not value
-    if value is None:
+    if value in (None, []):
         return option, False
     return f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}", True
 

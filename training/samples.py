@@ -12,12 +12,12 @@ from model.bundle import load_tokenizer
 from model.gpt import GPT
 from model.sampling import sample
 from model.tokenizer import Tokenizer
-from training.batches import Clip, stored_clips
 from training.evaluate import as_seen
 from training.objective_config import ReconstructConfig
 from training.objectives import Predict, assemble
 from training.pictures import film_rows
 from training.run import Run
+from training.shelf import Clip, stored_clips
 
 Frames = NDArray[np.uint8]
 Weights = dict[str, Tensor]
@@ -27,7 +27,7 @@ def drawer(run: Run) -> Callable[[Weights], bytes] | None:
     """What draws a PNG from a learner's weights; None where there is nothing to draw."""
     config, data, objective = run.config, run.data, run.objective
     num_samples = config.evaluation.num_samples
-    clips = [c for _, c in stored_clips(data.shard_set, data.validation, max_clips=num_samples)]
+    clips = [c for _, c in stored_clips(data.validation, max_clips=num_samples)]
     if not clips:
         return None
     if isinstance(config.objective, ReconstructConfig):

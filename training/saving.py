@@ -184,7 +184,7 @@ class Saving:
         step = self._progress.step
         return {
             "step": step,
-            "clips": step * self._run.config.batches.global_batch,
+            "clips": self._run.config.batches.clips_taken(step),
             "units": self._progress.units,
             "samples_digest": self._progress.samples_digest,
             "layout": layout(self._run),

@@ -39,7 +39,7 @@ WEIGHTS_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 class Place:
     """Where and how the runs are made; as for `training.launch.train`."""
 
-    data: str
+    data: tuple[str, ...]
     scratch: str
     launcher: str
     tokenizer: str | None = None

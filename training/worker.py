@@ -5,7 +5,7 @@ MLflow, `metrics.jsonl` and the bundle are rank 0's; saving, measuring and drawi
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -70,7 +70,7 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     listeners += [tracking, saving, Bundles(run, weights, saving, tracking.run_id)]
     if pause_after is not None:
         listeners.append(lambda step, _: stop.ask() if step >= pause_after else None)
-    with _status_told(tracking), saving.closing():
+    with closing(batches), _status_told(tracking), saving.closing():
         with _watchdog(run, speaks=stop.is_heard_here).watching() as pulse:
             is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse)
         saving.finish()
@@ -95,8 +95,8 @@ def _build(run: Run) -> tuple[Engine, Batches]:
         start_from(learner.model, data.init_from)
     engine = Engine(learner, config, ranks)
     batches = Batches(
-        data.shard_set,
         data.train,
+        data.shares,
         config.batches,
         seed=config.seed,
         rank=ranks.rank,
@@ -122,7 +122,8 @@ def _resume(run: Run, engine: Engine) -> tuple[checkpoints.Found, Progress]:
     if run.ranks.is_first:
         for warning in _warnings(found, state["versions"]):
             sys.stderr.write(f"{warning}\n")
-    refuse_mismatch(state["identity"], identity(run.config, run.data), directory.path)
+    wanted = identity(run.config, run.data)
+    refuse_mismatch(state["identity"], wanted, directory.path, step=state["step"])
     if _load(run, engine, found.checkpoint, found.files) != state:
         raise CheckpointError(
             f"the files of {found.checkpoint.name} belong to another state than its manifest"

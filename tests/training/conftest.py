@@ -20,15 +20,22 @@ TINY_TOKENIZER = TokenizerConfig(frame_size=16, base_channels=8, max_channels=8,
 
 
 def write_shard_set(
-    uri: str, kind: Kind, clips: dict[Split, list[np.ndarray]], *, tokenizer: str | None = None
+    uri: str,
+    kind: Kind,
+    clips: dict[Split, list[np.ndarray]],
+    *,
+    tokenizer: str | None = None,
+    suffix: str = "",
 ) -> ShardSet:
-    """A sealed shard set of these clips, in two shards a split."""
+    """A sealed shard set of these clips, in two shards a split and shape. `suffix`: of its sources' names."""
     entries: list[ShardEntry] = []
     for split, arrays in clips.items():
-        halves = arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]
+        shapes = dict.fromkeys(array.shape for array in arrays)
+        of_shapes = [[array for array in arrays if array.shape == shape] for shape in shapes]
+        halves = [part for a in of_shapes for part in (a[: len(a) // 2], a[len(a) // 2 :])]
         for number, half in enumerate(half for half in halves if half):
             path = f"shards/{split}-{number:05d}.parquet"
-            table = _table(kind, half, prefix=f"{split}-{number}")
+            table = _table(kind, half, prefix=f"{split}-{number}{suffix}")
             entries.append(
                 shards.write_shard(uri, table, path=path, split=split, rows_per_group=ROWS_PER_GROUP)
             )
@@ -128,6 +135,15 @@ def token_set(tmp_path_factory: pytest.TempPathFactory, tokenizer_bundle: str) -
         "validation": drifting_codes(5, seed=1),
     }
     return write_shard_set(uri, "tokens", clips, tokenizer=tokenizer_bundle)
+
+
+@pytest.fixture(scope="session")
+def two_grid_set(tmp_path_factory: pytest.TempPathFactory, tokenizer_bundle: str) -> ShardSet:
+    """Codes of the same tokenizer as `token_set`: of clips and of stills."""
+    uri = str(tmp_path_factory.mktemp("data") / "two-grids")
+    train = drifting_codes(13, seed=2) + drifting_codes(10, grid=(1, 2, 2), seed=3)
+    clips: dict[Split, list[np.ndarray]] = {"train": train, "validation": drifting_codes(3, seed=4)}
+    return write_shard_set(uri, "tokens", clips, tokenizer=tokenizer_bundle, suffix="-of-two-grids")
 
 
 @pytest.fixture

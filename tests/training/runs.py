@@ -57,8 +57,8 @@ os.fsync = die_in_step_6
 """
 """Of the second worker, while its first file is not on the disk yet."""
 TIMING = (
-    "seconds_per_step", "tokens_per_second", "frames_per_second", "loader_wait_seconds", "save_stall_seconds",
-    "memory_gb", "mfu", "timestamp_ms",
+    "seconds_per_step", "tokens_per_second", "frames_per_second", "loader_wait_seconds", "loader_wait_share",
+    "save_stall_seconds", "memory_gb", "mfu", "timestamp_ms",
 )  # fmt: skip
 PATIENCE_SECONDS = 250.0
 

@@ -19,6 +19,7 @@ from training.data import open_judged
 from training.evaluate import evaluate_judged, evaluate_tokenizer, mean_colours
 from training.objective_config import GPTShape
 from training.pictures import film_rows
+from training.shelf import Shelf
 
 
 def judge(model: str, data: str) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     torch.manual_seed(0)
     plain = [np.full((2, 8, 8, 3), shade, np.uint8) for shade in (20, 200)]
     data = write_shard_set(str(tmp_path / "frames"), "frames", {"train": plain, "validation": plain})
-    measured = evaluate_tokenizer(Tokenizer(replace(TINY_TOKENIZER, frame_size=8)), data)
+    held_out = Shelf(data, tuple(data.shards("validation")))
+    measured = evaluate_tokenizer(Tokenizer(replace(TINY_TOKENIZER, frame_size=8)), (held_out,))
     assert measured.keys() >= {"val_psnr", "val_clips"}
     assert not measured.keys() & {"val_psnr_mean_colour", "val_ssim"}
 

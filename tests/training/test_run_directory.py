@@ -94,7 +94,7 @@ def test_a_switch_that_was_left_on_is_left_out_again(
 
 def test_a_setting_that_only_one_has_makes_another_kind_of_run() -> None:
     with pytest.raises(ConfigError, match=r"another kind: only one of the two has model\.dim, z;"):
-        refuse_mismatch({"z": None, "seed": 0}, {"model.dim": 1, "seed": 0}, "run")
+        refuse_mismatch({"z": None, "seed": 0}, {"model.dim": 1, "seed": 0}, "run", step=0)
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "gpt2"}', "[]", "{not json", '{"identity": 3}'])
@@ -116,7 +116,7 @@ def test_another_seed_is_refused_with_both_values_and_the_remedy(
 def test_other_shards_are_refused(begun: RunDirectory, config: RunConfig, data: TrainingData) -> None:
     other = ShardSet(data.shard_set.uri, replace(data.shard_set.manifest, fingerprint="f" * 64))
     with pytest.raises(ConfigError, match=r"shards is .* there and ffff"):
-        begun.check(config, replace(data, shard_set=other), resume="auto")
+        begun.check(config, replace(data, shard_sets=(other,)), resume="auto")
 
 
 def test_a_folder_with_something_else_is_refused(

@@ -6,7 +6,10 @@ from training.samples_digest import SIZE, chained, digest_halves
 
 
 def batch(*ids: tuple[str, ...]) -> list[MicroBatch]:
-    return [MicroBatch(index, clip_ids, (np.zeros(1, np.uint8),)) for index, clip_ids in enumerate(ids)]
+    return [
+        MicroBatch(index, np.array(clip_ids, "S"), np.zeros(1, np.uint8))
+        for index, clip_ids in enumerate(ids)
+    ]
 
 
 def of_step(parts: list[MicroBatch], *, world_size: int = 1, before: int = 0) -> int:
