@@ -45,3 +45,27 @@ def _resources() -> dict[str, float]:
     import ray
 
     return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def free() -> str:
+    """What no one uses at the moment, in words."""
+    there = _free_resources()
+    return " and ".join(f"{there.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+
+
+def places(*, num_cpus: float, num_gpus: float = 0) -> int:
+    """How many workers of such a size could start at the moment."""
+    there = _free_resources()
+    wanted = {name: each for name, each in (("CPU", num_cpus), ("GPU", num_gpus)) if each}
+    return min(int(there.get(name, 0) / each) for name, each in wanted.items())
+
+
+def may_grow() -> bool:
+    """A cluster may get more nodes while a job waits for them; a machine stays as it is."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _free_resources() -> dict[str, float]:
+    import ray
+
+    return cast(dict[str, float], ray.available_resources())  # type: ignore[no-untyped-call]

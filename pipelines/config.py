@@ -182,19 +182,40 @@ class Resources:
 
     num_cpus: int | None = None
     """Cores of a local Ray; none means all. A cluster (RAY_ADDRESS) brings its own."""
+    num_gpus: int | None = None
+    """GPUs to tokenize with; none means all that Ray sees, 0 means the cores alone."""
+    gpus_per_tokenizer: float = 1.0
+    """Share of a GPU that one tokenizer takes: 0.5 puts two on each."""
     num_tokenizers: int | None = None
-    """Tokenizer actors; none means one a GPU, or one a core where there is no GPU."""
+    """Most tokenizer actors; none means one a GPU, or one a core where there is no GPU."""
+    min_tokenizers: int = 1
+    """Actors that must start within `start_seconds`; a busy or growing cluster adds more when it can."""
+    start_seconds: int = 300
+    """How long the first tokenizers may take to start before the cluster counts as too small for them."""
     object_store_mb: int = 512
     """Memory of a local Ray's object store."""
-    spans_per_file: int = 4
-    """Spans that share one span file: what a kill can cost each worker."""
+    spans_per_file: int = 16
+    """Most spans that share one span file: what a kill can cost each worker. Small jobs use fewer."""
 
     def __post_init__(self) -> None:
         for name in ("num_cpus", "num_tokenizers"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
-        _at_least("spans_per_file", self.spans_per_file, 1)
+        for name in ("spans_per_file", "min_tokenizers", "start_seconds"):
+            _at_least(name, getattr(self, name), 1)
         _at_least("object_store_mb", self.object_store_mb, 80)
+        if self.num_gpus is not None:
+            _at_least("num_gpus", self.num_gpus, 0)
+        if not 0 < self.gpus_per_tokenizer <= 1:
+            raise ConfigError(
+                f"gpus_per_tokenizer={self.gpus_per_tokenizer:g} is not a share of a GPU; "
+                f"give one above 0, up to 1"
+            )
+        if self.num_tokenizers is not None and self.min_tokenizers > self.num_tokenizers:
+            raise ConfigError(
+                f"min_tokenizers={self.min_tokenizers} is above num_tokenizers={self.num_tokenizers}; "
+                f"lower the one or raise the other"
+            )
 
 
 def _at_least(name: str, value: int, least: int) -> None:

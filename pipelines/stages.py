@@ -1,16 +1,13 @@
-"""What one worker does with a batch of units: decode, read, tokenize, record. No Ray here.
+"""What one worker does with a batch of units: decode, read, record. No Ray here.
 
 A stage takes and gives Arrow tables of `records.record_schema`; the ids travel with every batch. Each is safe
 to repeat: nothing is written but span files, under names of their own.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from infra.errors import StorageError
@@ -22,6 +19,9 @@ from pipelines.shards import ShardSet
 from pipelines.source_cache import UnreadableError, opened_locally
 from pipelines.spans import SOURCE_SCHEMA, Span, content_id, identify, row
 from pipelines.verdicts import filters_of, thresholds_key
+
+BYTES_PER_FILE = 64 << 20
+"""Of records of frames that wait in a worker for their span file."""
 
 
 @cache
@@ -66,6 +66,18 @@ def _decoded(span: Span, config: ExtractConfig) -> Decoded:
         return Decoded(error_class="unreadable", error=str(error))
 
 
+def extract_spans(spans: pa.Table, config: ExtractConfig, out: str) -> Iterator[pa.Table]:
+    """Spans to span files of frames, a new one whenever BYTES_PER_FILE are there."""
+    write, waiting = WriteRecords(out), []
+    for table in decode_spans(spans, config):
+        waiting.append(table)
+        if sum(one.nbytes for one in waiting) >= BYTES_PER_FILE:
+            yield write(pa.concat_tables(waiting))
+            waiting = []
+    if waiting:
+        yield write(pa.concat_tables(waiting))
+
+
 def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:
     """Row groups of a frame set to records of frames, one table a row group."""
     shard_set = ShardSet.open(frames_uri)
@@ -101,59 +113,3 @@ class WriteRecords:
     def __call__(self, table: pa.Table) -> pa.Table:
         records.write(self.out, table)
         return table.select(["unit_id", "outcome", "error_class", "num_frames", "num_clips"])
-
-
-class TokenizeRecords:
-    """Records of frames to records of codes, in batches of one padded shape, then into a span file.
-
-    A fixed shape makes a clip's codes independent of its neighbours: between shapes, sums run in another
-    order.
-    """
-
-    def __init__(self, *, tokenizer: str, clips_per_batch: int, out: str) -> None:
-        import torch
-
-        from model.bundle import load_tokenizer
-        from model.tokenizer import resize
-
-        if not torch.cuda.is_available():
-            torch.set_num_threads(1)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tokenizer = load_tokenizer(tokenizer).to(self._device).eval()
-        self._resize = resize
-        self._clips_per_batch = clips_per_batch
-        self._write = WriteRecords(out)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.to_pylist()
-        clips = [clip for record in rows for clip in record["clips"] if clip["frames"] is not None]
-        started = time.perf_counter()
-        for batch in self._batches(clips):
-            self._encode(batch)
-        seconds = time.perf_counter() - started
-        for record in rows:
-            record["tokenize_seconds"] = seconds * record["num_clips"] / max(1, len(clips))
-        return self._write(pa.Table.from_pylist(rows, schema=records.record_schema("tokens")))
-
-    def _batches(self, clips: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Up to `clips_per_batch` clips of one shape."""
-        by_shape: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-        for clip in clips:
-            by_shape.setdefault(tuple(clip["shape"]), []).append(clip)
-        for same in by_shape.values():
-            for start in range(0, len(same), self._clips_per_batch):
-                yield same[start : start + self._clips_per_batch]
-
-    def _encode(self, clips: list[dict[str, Any]]) -> None:
-        """Adds `codes` and `grid` to each clip and drops its frames."""
-        import torch
-
-        shape = clips[0]["shape"]
-        frames = np.zeros((self._clips_per_batch, *shape), np.uint8)
-        for index, clip in enumerate(clips):
-            frames[index] = np.frombuffer(clip.pop("frames"), np.uint8).reshape(clip.pop("shape"))
-        encoded_size = self._tokenizer.config.encoded_size(*frames.shape[2:4])
-        batch = self._resize(torch.from_numpy(frames).to(self._device), encoded_size)
-        codes = self._tokenizer.encode(batch).cpu().numpy().astype("<u2")  # (B, t, h, w)
-        for clip, grid in zip(clips, codes[: len(clips)], strict=True):
-            clip["codes"], clip["grid"] = grid.tobytes(), list(grid.shape)
