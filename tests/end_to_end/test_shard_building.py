@@ -173,8 +173,8 @@ def test_verify_says_which_file_is_damaged(frames: Path, tmp_path: Path) -> None
         (("extract", "{empty}", "--out", "{new}"), "no videos in"),
         (("extract", "{videos}", "--out", "{videos}"), "holds something else already"),
         (
-            ("extract", "{videos}", "--out", "{frames}", "--sampling.fps", "9"),
-            "sampling.fps=8.0, not 9.0; sampling.stride_frames=4, not 8: its 20 units would be done again",
+            ("extract", "{videos}", "--out", "{frames}", *SETTINGS, "--sampling.fps", "9"),
+            "was made with sampling.fps=8.0, not 9.0: its 20 units would be done again",
         ),
         (
             ("extract", "{videos}", "--out", "{new}", "--validation", "nobody.mp4"),
