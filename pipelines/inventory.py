@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 from infra import storage
 from infra.errors import UsageError
 from infra.storage import FileInfo
-from pipelines.shards import read_table, write_table
 from pipelines.spans import SOURCE_SCHEMA, UNREADABLE
+from pipelines.tables import read_table, write_table
 
 INVENTORY = "inventory.parquet"
 FILE_COLUMNS = ("uri", "name", "size", "modified")

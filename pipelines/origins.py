@@ -14,7 +14,8 @@ from infra import hashing
 from infra.errors import ShardError
 from pipelines import records
 from pipelines.config import FilterConfig
-from pipelines.shards import Kind, ShardEntry, ShardSet, read_table
+from pipelines.shards import Kind, ShardEntry, ShardSet
+from pipelines.tables import read_table
 from pipelines.verdicts import FACTS, filters_of, thresholds_key, verdicts
 
 CIRCUMSTANCES = ("attempts", "decode_cpu_seconds", "tokenize_seconds", "error", "decoder")

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from infra import storage
 from infra.leases import Lease
-from pipelines import shards
+from pipelines import fingerprints, shards, tables
 from pipelines.config import FilterConfig, PackConfig
 from pipelines.origins import Origin, shape_name
 from pipelines.shards import Kind, Manifest, ShardEntry, ShardSet, Split, TableEntry, clip_schema
@@ -90,7 +90,7 @@ def pack(out: str, recipe: Recipe, parts: Parts, lease: Lease) -> Manifest:
     digests = [_carried_digests(parts.former, entry) for entry in entries if parts.former]
     with _spilled(parts.origins, recipe, survey) as spilled:
         for (bucket, number), table in spilled:
-            digests.append(shards.clip_digests(table, recipe.kind, bucket.split))
+            digests.append(fingerprints.clip_digests(table, recipe.kind, bucket.split))
             table = _with_digests(table, digests[-1])
             entries.append(_write_shard(out, recipe, bucket, bucket.path(generation, number), table))
     spans = _outcomes(parts, survey).sort_by("span_id")
@@ -98,7 +98,7 @@ def pack(out: str, recipe: Recipe, parts: Parts, lease: Lease) -> Manifest:
         format_version=shards.FORMAT_VERSION,
         kind=recipe.kind,
         recipe_id=recipe.recipe_id,
-        fingerprint=shards.fingerprint_of(digests, shards.span_digests(spans)),
+        fingerprint=fingerprints.fingerprint_of(digests, fingerprints.span_digests(spans)),
         config=recipe.config,
         totals=_totals(recipe.kind, entries, parts, spans),
         shards=tuple(entries),
@@ -212,7 +212,7 @@ def _write_shard(out: str, recipe: Recipe, bucket: Bucket, path: str, table: pa.
 
 def _write_table(out: str, name: str, generation: int, table: pa.Table) -> TableEntry:
     path = name.replace(".", f"-g{generation}.") if generation else name
-    num_bytes, sha256 = shards.write_table(storage.join(out, path), table)
+    num_bytes, sha256 = tables.write_table(storage.join(out, path), table)
     return TableEntry(path=path, rows=table.num_rows, bytes=num_bytes, sha256=sha256)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from infra import hashing, storage
-from pipelines.shards import FORMAT_VERSION, Kind, clip_schema, read_table, write_table
+from pipelines.shards import FORMAT_VERSION, Kind, clip_schema
+from pipelines.tables import read_table, write_table
 
 FOLDER = "spans"
 PAYLOADS = ("frames", "codes")

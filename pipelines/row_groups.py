@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from infra import hashing, storage
 from infra.byte_cache import ByteCache, Bytes
 from infra.errors import ShardError
-from pipelines.shards import PAYLOAD, ShardEntry, ShardSet, footer_bytes
+from pipelines.shards import PAYLOAD, ShardEntry, ShardSet
+from pipelines.tables import footer_bytes
 
 FOOTER_BYTES = 1 << 16
 """What is read of a file's end at first; a longer footer takes a second request."""

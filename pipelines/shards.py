@@ -11,20 +11,18 @@ generation in their names, and a new manifest that takes the place of the old on
 Knows neither Ray nor a decoder: a training machine reads shard sets through this file alone.
 """
 
-import contextlib
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from infra import configs, hashing, storage
 from infra.errors import ConfigError, ShardError, StorageError, UsageError
+from pipelines import tables
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -54,8 +52,6 @@ _CLIP_FIELDS = [
 ]
 PAYLOAD: dict[Kind, tuple[str, str]] = {"frames": ("frames", "shape"), "tokens": ("codes", "grid")}
 """The column of the clips themselves, and that of their shape."""
-_REPEATED = ["source_id", "source", "span_id", "label"]
-_BULKY = {payload for payload, _ in PAYLOAD.values()}
 
 
 def clip_schema(kind: Kind) -> pa.Schema:
@@ -158,11 +154,11 @@ class ShardSet:
         return sum(entry.rows for entry in self.shards(split))
 
     def read(self, entry: ShardEntry, columns: list[str] | None = None) -> pa.Table:
-        return read_table(storage.join(self.uri, entry.path), columns)
+        return tables.read_table(storage.join(self.uri, entry.path), columns)
 
     def read_row_group(self, entry: ShardEntry, index: int, columns: list[str] | None = None) -> pa.Table:
         place = storage.join(self.uri, entry.path)
-        with _parquet(place) as file:
+        with tables.opened(place) as file:
             return file.read_row_group(index, columns=columns, use_threads=False)
 
     def tables(self, split: Split, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -195,10 +191,10 @@ class ShardSet:
         )
 
     def sources(self) -> pa.Table:
-        return read_table(storage.join(self.uri, self.manifest.sources.path))
+        return tables.read_table(storage.join(self.uri, self.manifest.sources.path))
 
     def spans(self) -> pa.Table:
-        return read_table(storage.join(self.uri, self.manifest.spans.path))
+        return tables.read_table(storage.join(self.uri, self.manifest.spans.path))
 
 
 def codes_of(table: pa.Table) -> list[np.ndarray]:
@@ -211,41 +207,10 @@ def frames_of(table: pa.Table) -> list[np.ndarray]:
     return _arrays(table, "frames", np.dtype("u1"))
 
 
-def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    with _parquet(uri) as file:
-        return file.read(columns=columns, use_threads=False)
-
-
-def write_table(uri: str, table: pa.Table, *, rows_per_group: int = 65_536) -> tuple[int, str]:
-    """Puts one Parquet file at `uri`, complete or absent; gives its size in bytes and its SHA-256."""
-    data = _parquet_bytes(table, rows_per_group)
-    storage.write(uri, data)
-    return len(data), hashing.sha256_bytes(data)
-
-
-def footer_bytes(end_of_file: bytes | memoryview) -> int:
-    """What a Parquet file says of its footer's length, with that number and the magic word."""
-    return int.from_bytes(end_of_file[-8:-4], "little") + 8
-
-
-def _parquet_bytes(table: pa.Table, rows_per_group: int) -> memoryview:
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=rows_per_group,
-        compression="zstd",
-        use_dictionary=[name for name in _REPEATED if name in table.column_names],
-        write_statistics=[name for name in table.column_names if name not in _BULKY],  # it would hold clips
-        write_page_checksum=True,
-    )
-    return memoryview(sink.getvalue())
-
-
 def write_shard(uri: str, table: pa.Table, *, path: str, split: Split, rows_per_group: int) -> ShardEntry:
     """Writes clips of one shape, in the order given, as `uri`/`path`."""
     shape = table.column("grid" if "grid" in table.column_names else "shape")[0].as_py()
-    data = _parquet_bytes(table, rows_per_group)
+    data = tables.parquet_bytes(table, rows_per_group)
     storage.write(storage.join(uri, path), data)
     starts = range(0, table.num_rows, rows_per_group)
     row_groups = tuple(min(rows_per_group, table.num_rows - start) for start in starts)
@@ -256,7 +221,7 @@ def write_shard(uri: str, table: pa.Table, *, path: str, split: Split, rows_per_
         row_groups=row_groups,
         bytes=len(data),
         sha256=hashing.sha256_bytes(data),
-        footer_sha256=hashing.sha256_bytes(data[-footer_bytes(data) :]),
+        footer_sha256=hashing.sha256_bytes(data[-tables.footer_bytes(data) :]),
     )
 
 
@@ -277,38 +242,6 @@ def seal(uri: str, manifest: Manifest, *, replaces: Manifest | None = None) -> N
             )
 
 
-def clip_digests(table: pa.Table, kind: Kind, split: Split) -> list[bytes]:
-    """What the fingerprint takes of each clip: a hash of its id, split, joined facts and payload."""
-    payload, shape = PAYLOAD[kind]
-    facts = table.select(["clip_id", "label", "caption", "action", shape]).to_pylist()
-    return [
-        _digest([split, *row.values(), hashlib.sha256(data.as_buffer()).hexdigest()])
-        for row, data in zip(facts, table.column(payload), strict=True)
-    ]
-
-
-def span_digests(spans: pa.Table) -> list[bytes]:
-    """What the fingerprint takes of each span: its id and its final outcome."""
-    columns = (spans.column(name).to_pylist() for name in ("span_id", "outcome", "error_class"))
-    return [_digest([span_id, error or outcome]) for span_id, outcome, error in zip(*columns, strict=True)]
-
-
-def fingerprint_of(clips: Iterable[list[bytes]], spans: list[bytes]) -> str:
-    """Order-independent hash of a shard set's content; holds 32 bytes a clip in memory."""
-    joined = b"".join(b"".join(digests) for digests in clips)
-    return hashing.digest([_sorted_hash(joined), _sorted_hash(b"".join(spans))])
-
-
-def _digest(facts: list[Any]) -> bytes:
-    return hashlib.sha256(hashing.canonical_json(facts)).digest()
-
-
-def _sorted_hash(joined: bytes) -> str:
-    """SHA-256 over 32-byte digests, sorted."""
-    words = np.frombuffer(joined, ">u8").reshape(-1, 4)
-    return hashing.sha256_bytes(words[np.lexsort(words.T[::-1])].tobytes())
-
-
 def _arrays(table: pa.Table, kind: Kind, dtype: np.dtype) -> list[np.ndarray]:
     payload, shape = PAYLOAD[kind]
     shapes = table.column(shape).to_pylist()
@@ -316,19 +249,6 @@ def _arrays(table: pa.Table, kind: Kind, dtype: np.dtype) -> list[np.ndarray]:
         np.frombuffer(data.as_buffer(), dtype).reshape(shape)
         for data, shape in zip(table.column(payload), shapes, strict=True)
     ]
-
-
-@contextlib.contextmanager
-def _parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """The file at `uri`, read in this thread: at exit, Arrow's own threads would still hold the stream."""
-    try:
-        with storage.open_input(uri) as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise ShardError(
-            f"{uri} is no whole Parquet file ({error}); in a sealed set `reelgpt verify` says what else is "
-            f"damaged, a span file may be deleted: repeating the command does its spans again"
-        ) from None
 
 
 def _read_manifest(place: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from infra.errors import UsageError
 from infra.leases import Lease
 from infra.storage import FileInfo
 from pipelines import claim, records, shards
-from pipelines.shards import ShardSet, read_table
+from pipelines.shards import ShardSet
+from pipelines.tables import read_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

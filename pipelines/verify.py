@@ -5,15 +5,8 @@ import pyarrow.parquet as pq
 
 from infra import hashing, storage
 from infra.errors import StorageError
-from pipelines.shards import (
-    SPLITS,
-    ShardEntry,
-    ShardSet,
-    TableEntry,
-    clip_digests,
-    fingerprint_of,
-    span_digests,
-)
+from pipelines.fingerprints import clip_digests, fingerprint_of, span_digests
+from pipelines.shards import SPLITS, ShardEntry, ShardSet, TableEntry
 
 
 def verify(uri: str) -> list[str]:

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.shards import TableEntry, write_table
+from pipelines.shards import TableEntry
+from pipelines.tables import write_table
 from pipelines.video_writer import write_video
 
 FPS = 8.0

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from infra.model_version import ModelVersion
 from infra.tracking import ShardSetInput, Tracker
-from pipelines import shards
+from pipelines import shards, tables
 from reelgpt import main
 from reelgpt.models import _listing
 
@@ -47,7 +47,7 @@ def shard_set(tmp_path: Path) -> str:
     """A sealed set of two sources; nothing else of it is asked for here."""
     uri = str(tmp_path / "frames")
     sources = pa.table({"source_id": ["1", "2"], "name": ["a.mp4", "b.mp4"], "uri": ["/v/a.mp4", "/v/b.mp4"]})
-    size, sha256 = shards.write_table(f"{uri}/sources.parquet", sources)
+    size, sha256 = tables.write_table(f"{uri}/sources.parquet", sources)
     table = shards.TableEntry(path="sources.parquet", rows=2, bytes=size, sha256=sha256)
     manifest = shards.Manifest(
         format_version=shards.FORMAT_VERSION, kind="frames", recipe_id="4" * 64, fingerprint="5" * 64,
