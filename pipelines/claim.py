@@ -6,10 +6,12 @@ is made from, which may grow. `limits` bind what is still to be done, and may ch
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from infra import configs, storage
+import pyarrow as pa
+
+from infra import configs, hashing, storage
 from infra.errors import UsageError
 from pipelines import records, shards
 from pipelines.config import DecodeLimits, ExtractConfig, FilterConfig, SamplingConfig
@@ -61,6 +63,18 @@ def frame_settings(job: FramesJob, frames: Manifest) -> Settings:
         "packing": frames.config["packing"] | {"pack": configs.to_dict(job.pack)},
         "base": frames.fingerprint,
     }
+
+
+def recipe_id(settings: Settings, inputs: Iterable[str]) -> str:
+    """What goes in: the settings, but for what only bounds the work, and the ids of what they apply to."""
+    return hashing.digest([{name: part for name, part in settings.items() if name != "limits"}, list(inputs)])
+
+
+def recipe_id_of(manifest: Manifest, sources: pa.Table) -> str:
+    """The one that follows from what a manifest says and the table of its sources."""
+    if manifest.inputs:  # codes of the frames of another set
+        return recipe_id(manifest.config, [manifest.config.get("base", "")])
+    return recipe_id(manifest.config, sorted(sources.column("source_id").to_pylist()))
 
 
 def claim(out: str, settings: Settings) -> Settings:

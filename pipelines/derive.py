@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from infra import configs, hashing, storage
+from infra import configs, storage
 from infra.errors import UsageError
 from pipelines import claim
 from pipelines.build import take
@@ -87,7 +87,7 @@ def _recipe(base: ShardSet, settings: claim.Settings, sources: pa.Table) -> Reci
     keeps_split = packing["split"] == manifest.config["packing"]["split"]
     return Recipe(
         kind=manifest.kind,
-        recipe_id=hashing.digest([settings, sorted(sources.column("source_id").to_pylist())]),
+        recipe_id=claim.recipe_id(settings, sorted(sources.column("source_id").to_pylist())),
         config=settings,
         held_out=validation_of(sources) if keeps_split else held_out(sources, split),
         filters=configs.from_dict(FilterConfig, packing["filters"]),

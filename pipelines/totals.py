@@ -26,7 +26,7 @@ def totals_of(
         rejected.update(dict(row["rejected"] or []))
     totals = {
         "sources": sources.num_rows,
-        "hours": sum(s or 0 for s in sources.column("duration_seconds").to_pylist()) / 3600,
+        "hours": math.fsum(s or 0 for s in sources.column("duration_seconds").to_pylist()) / 3600,
         "spans": dict(sorted(Counter(row["outcome"] for row in rows).items())),
         "failed": _count_errors(row for row in rows if row["outcome"] == "failed"),
         "damaged": _count_errors(row for row in rows if row["outcome"] != "failed"),

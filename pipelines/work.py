@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra import configs, hashing
+from infra import configs
 from pipelines import claim, inventory, records
 from pipelines.config import FilterConfig, PackConfig
 from pipelines.filters import is_tighter
@@ -194,12 +194,11 @@ def _recipe(
     tokenizer: TokenizerRef | None,
     frame_shards: tuple[str, ...],
 ) -> Recipe:
-    decisive = {name: part for name, part in settings.items() if name != "limits"}
     chain = (*stays.manifest.parents, stays.manifest.fingerprint) if stays else ()
     parent = (settings["base"],) if "base" in settings else ()
     return Recipe(
         kind=settings["kind"],
-        recipe_id=hashing.digest([decisive, inputs]),
+        recipe_id=claim.recipe_id(settings, inputs),
         config=settings,
         held_out=held,
         filters=configs.from_dict(FilterConfig, settings["packing"]["filters"]),
