@@ -1,6 +1,6 @@
 """Tiny shard sets for training, written by the real writer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from model.config import TokenizerConfig
 from model.tokenizer import Tokenizer
 from pipelines import shards
 from pipelines.shards import Kind, Manifest, ShardEntry, ShardSet, Split, TableEntry
+from tests.training import runs
+from tests.training.faults import Bench
+from tests.training.workers import Workers
 
 ROWS_PER_GROUP = 4
 TINY_TOKENIZER = TokenizerConfig(frame_size=16, base_channels=8, max_channels=8, num_heads=1, patch_size=4)
@@ -149,3 +152,15 @@ def two_grid_set(tmp_path_factory: pytest.TempPathFactory, tokenizer_bundle: str
 @pytest.fixture
 def run_dir(tmp_path: Path) -> str:
     return str(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    folder = tmp_path_factory.mktemp("workers")
+    with Workers(folder, runs.bare_environment(folder / "site")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def bench(workers: Workers, token_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(workers, token_set, tmp_path_factory.mktemp("bench"))

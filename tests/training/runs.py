@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training import manifest
+
 STEPS = 12
 OPTIONS = (
     f"--steps={STEPS}", "--log-every-steps=1", "--checkpoints.every-steps=3", "--evaluation.every-steps=6",
@@ -108,6 +110,12 @@ def wait_until(is_time: Callable[[], bool], process: subprocess.Popen[str]) -> N
 def steps_logged(run_dir: Path) -> int:
     path = run_dir / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
+
+
+def newest_committed(run_dir: Path) -> int:
+    """Step of the newest checkpoint: a step that is logged need not be saved yet."""
+    whole, _ = manifest.committed(str(run_dir / "checkpoints"))
+    return whole[0].step if whole else 0
 
 
 def metrics(run_dir: Path) -> list[dict[str, float]]:

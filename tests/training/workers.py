@@ -3,6 +3,7 @@ a process that has imported all forks them. Each is a process of its own, to be 
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -15,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 150.0
+IMPORTED = (
+    "reelgpt.train", "training.worker", "training.finish", "training.universal",
+    "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.zero.stage3",
+    "torch._dynamo", "torch._inductor.compile_fx", "torch.distributed.fsdp",
+)  # fmt: skip
+"""What takes a worker seconds to import: DeepSpeed's Muon alone asks for all of torch's compilers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +121,8 @@ def _free_port() -> int:
 
 
 def _serve(requests: Iterator[str], answers: IO[str]) -> None:
-    import reelgpt.train  # noqa: F401 - what is imported here, no worker imports again
-    import training.worker  # noqa: F401
+    for name in IMPORTED:
+        importlib.import_module(name)
 
     for line in requests:
         request = json.loads(line)
