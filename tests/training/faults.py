@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,16 +46,12 @@ import os, signal, time
 sync, replace = os.fsync, os.replace
 
 
-def place_of(descriptor):
-    return os.readlink(f"/proc/self/fd/{{descriptor}}")
-
-
 def is_meant(path):
-    return {part!r} in path and {name!r} in os.path.basename(path)
+    return {part!r} in path and {name!r} in os.path.basename(path) and {rank!r} in (None, rank)
 
 
 def fsync(descriptor):
-    if is_meant(place_of(descriptor)):
+    if is_meant(os.readlink(f"/proc/self/fd/{{descriptor}}")):
         {before}
     sync(descriptor)
 
@@ -70,6 +65,7 @@ def rename(source, target, **options):
 os.fsync, os.replace = fsync, rename
 """
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+SLEEP_UNTIL = "while not os.path.exists({path!r}): time.sleep(0.01)"
 HALVE = "os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)"
 
 
@@ -103,10 +99,12 @@ def at(moment: Moment, deed: str = KILL) -> str:
     return AT_A_PLACE.format(deed=deed, moment=where, delay=moment.delay)
 
 
-def in_file(name: str, *, part: str = "/", before: str = "pass", after: str = "pass") -> str:
-    """`before` a file of that name, in a folder named like `part`, is synced, with its `descriptor`; `after`
-    one has got its name."""
-    return IN_A_FILE.format(name=name, part=part, before=before, after=after)
+def in_file(
+    name: str, *, part: str = "/", rank: int | None = None, before: str = "pass", after: str = "pass"
+) -> str:
+    """`before` a file with `name` in its own and `part` in its whole name is on the disk, with its
+    `descriptor`, or `after` one has got that name; on all ranks or one."""
+    return IN_A_FILE.format(name=name, part=part, rank=rank, before=before, after=after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +179,3 @@ def losses(run_dir: Path) -> list[float]:
 
 def newest_checkpoint(run_dir: Path) -> Path:
     return max((run_dir / "checkpoints").iterdir(), key=lambda path: path.name)
-
-
-def flip_a_bit(path: Path, *, place: float) -> None:
-    """`place`: how far into the file, from 0 to 1."""
-    data = bytearray(path.read_bytes())
-    data[min(int(len(data) * place), len(data) - 1)] ^= 1
-    path.write_bytes(data)
-
-
-def said(texts: Sequence[str], summary: dict[str, Any]) -> bool:
-    return all(text in summary["stderr"] for text in texts)
