@@ -28,6 +28,15 @@ def make_still(path: Path) -> Path:
     return path
 
 
+def make_sound_with_cover(path: Path) -> Path:
+    """Sound alone, and a picture that is no video: the cover of an album."""
+    cover = make_still(path.with_suffix(".png"))
+    sound = ("-f", "lavfi", "-i", "sine", "-i", str(cover), "-map", "0", "-map", "1")
+    ffmpeg(*sound, "-c:v", "png", "-disposition:v", "attached_pic", "-t", "1", str(path))
+    cover.unlink()
+    return path
+
+
 def make_bad_files(folder: Path) -> dict[str, str]:
     """Files that cannot be decoded: name to the error class that each must get."""
     folder.mkdir(parents=True, exist_ok=True)

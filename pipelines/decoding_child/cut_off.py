@@ -9,9 +9,12 @@ ENDS_WITHIN = 1 << 16
 BOX_HEADER, LONG_BOX_HEADER = 8, 16
 TAG_HEADER = 11
 """Bytes of an FLV tag before its data."""
-OGG_LAST_PAGE = 4
-UNKNOWN_EBML_SIZE = 0xFF
+OGG_HEADER, OGG_LAST_PAGE = 27, 4
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+START_CODE, PACK, PROGRAM_END = b"\0\0\1", b"\0\0\1\xba", b"\0\0\1\xb9"
+JPEG_END = b"\xff\xd9"
+PNG_END = 8
+PES_HEADER, MPEG1_PACK_HEADER, MPEG2_PACK_HEADER = 6, 12, 14
 
 
 def is_cut_off(path: str, container: str) -> bool | None:
@@ -87,10 +90,13 @@ def _flv(file: BinaryIO, size: int) -> bool | None:
 
 
 def _ogg(file: BinaryIO, size: int) -> bool | None:
-    """The last page says that it is the last."""
+    """The last page is whole, and says that it is the last."""
     end = _end(file, size)
-    page = end.rfind(b"OggS")
-    return page < 0 or page + 5 >= len(end) or not end[page + 5] & OGG_LAST_PAGE
+    page = end[max(0, end.rfind(b"OggS")) :]
+    if len(page) < OGG_HEADER or not page.startswith(b"OggS") or not page[5] & OGG_LAST_PAGE:
+        return True
+    segments = page[OGG_HEADER : OGG_HEADER + page[OGG_HEADER - 1]]
+    return len(page) < OGG_HEADER + page[OGG_HEADER - 1] + sum(segments)
 
 
 def _mpegts(file: BinaryIO, size: int) -> bool | None:
@@ -103,12 +109,40 @@ def _mpegts(file: BinaryIO, size: int) -> bool | None:
     return None
 
 
+def _mpeg(file: BinaryIO, size: int) -> bool | None:
+    """Packs and packets follow each other up to the end; few writers say that it is the end."""
+    end = _end(file, size)
+    position = end.find(PACK)
+    while 0 <= position < len(end):
+        code = end[position : position + 4]
+        if code == PROGRAM_END:
+            return False
+        if code[:3] != START_CODE[: len(code)]:
+            return None
+        position += _mpeg_bytes(end[position : position + MPEG2_PACK_HEADER])
+    return None if position < 0 else position > len(end)
+
+
+def _mpeg_bytes(head: bytes) -> int:
+    """Of the pack header or the packet that begins so; where that is cut, more than there are."""
+    if not head.startswith(PACK):
+        return PES_HEADER + int.from_bytes(head[4:6], "big")
+    if len(head) < MPEG2_PACK_HEADER:
+        return MPEG2_PACK_HEADER
+    return MPEG2_PACK_HEADER + (head[13] & 7) if head[4] >> 6 == 1 else MPEG1_PACK_HEADER
+
+
 def _gif(file: BinaryIO, size: int) -> bool | None:
     return not _end(file, size).rstrip(b"\0").endswith(b";")
 
 
 def _png(file: BinaryIO, size: int) -> bool | None:
-    return b"IEND" not in _end(file, size)
+    """The last chunk is there, with its four bytes of checksum."""
+    return not 0 <= _end(file, size).rfind(b"IEND") <= min(size, ENDS_WITHIN) - PNG_END
+
+
+def _jpeg(file: BinaryIO, size: int) -> bool | None:
+    return JPEG_END not in _end(file, size)
 
 
 def _end(file: BinaryIO, size: int) -> bytes:
@@ -124,8 +158,10 @@ CHECKS: dict[str, Callable[[BinaryIO, int], bool | None]] = {
     "flv": _flv,
     "ogg": _ogg,
     "mpegts": _mpegts,
+    "mpeg": _mpeg,
     "gif": _gif,
     "png_pipe": _png,
     "apng": _png,
+    "jpeg_pipe": _jpeg,
 }
 """By PyAV's name of the demuxer."""

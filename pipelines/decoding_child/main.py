@@ -38,27 +38,28 @@ def main() -> None:
 class OpenFile:
     """A video, and decord's reader of it for as long as that behaves."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, complaints: Complaints) -> None:
         self.identity = _identity(descriptor)
+        self._complaints = complaints
         self._descriptor = os.dup(descriptor)
         self._shape: Shape | None = None
         self._reader: with_decord.DecordReader | None = None
         try:
-            self.video = Video(f"/proc/self/fd/{self._descriptor}")
+            self.video = Video(f"/proc/self/fd/{self._descriptor}", complaints)
         except BaseException:
             os.close(self._descriptor)
             raise
 
-    def decode(self, request: dict[str, Any], complaints: Complaints) -> tuple[dict[str, Any], np.ndarray]:
+    def decode(self, request: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         """Frames shown at start + j / fps inside [start, end), (N, H, W, 3) uint8, H x W the one of `sizes`
         that is nearest in aspect ratio; `end` may be open (None)."""
         shape = Shape.of(self.video.pixel_aspect, self.video.first_frame, request["sizes"])
         if shape != self._shape:
             self._shape, self._reader = shape, with_decord.reader_for(self.video, shape)
-        sampled = with_decord.sample(self._reader, request, complaints) if self._reader else None
+        sampled = with_decord.sample(self._reader, request, self._complaints) if self._reader else None
         if sampled is None:
             self._forget_reader()
-            sampled = with_pyav.sample(self.video, shape, request, complaints)
+            sampled = with_pyav.sample(self.video, shape, request, self._complaints)
         frames = sampled.frames(shape.crop)
         error_class, error = verdict.fault(self.video, sampled, request) or (None, None)
         answer = {
@@ -110,7 +111,7 @@ class DecodingChild:
     def _do(self, request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], np.ndarray]:
         file = self._file(descriptor)
         if request["verb"] == "decode":
-            return file.decode(request, self._complaints)
+            return file.decode(request)
         return {"duration_seconds": file.video.duration_seconds()}, np.zeros(0, np.uint8)
 
     def _file(self, descriptor: int) -> OpenFile:
@@ -118,7 +119,7 @@ class DecodingChild:
             if self._open is not None:
                 self._open.close()
                 self._open = None
-            self._open = OpenFile(descriptor)
+            self._open = OpenFile(descriptor, self._complaints)
         return self._open
 
 

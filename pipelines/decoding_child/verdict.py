@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipelines.decoding_child.sampling import Sampled
-from pipelines.decoding_child.video import Video
+from pipelines.decoding_child.video import NOTHING_BEFORE_THE_CUT, NOTHING_TO_DECODE, Video
 
 ENDS_EARLY_SECONDS = 1.0
 """A video that ends this much before the time its container promises counts as cut off."""
@@ -13,7 +13,7 @@ def fault(video: Video, sampled: Sampled, request: dict[str, Any]) -> tuple[str,
     """None where nothing is wrong. With frames, only a part of the span was lost."""
     start, end = request["start"], request["end"]
     if start == 0 and not sampled.num_source_frames:
-        return "corrupt", "not one frame of the video stream can be decoded"
+        return NOTHING_BEFORE_THE_CUT if video.is_cut_off else NOTHING_TO_DECODE
     promised = video.duration_seconds() if video.is_cut_off is not False else None
     due = min(promised or 0.0, promised or 0.0 if end is None else end)
     if due - max(start, sampled.ends_seconds) >= ENDS_EARLY_SECONDS:

@@ -1,6 +1,7 @@
 """One opened file: which stream is shown, from where its time counts, and what its packets tell."""
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import av
 import numpy as np
 
 from pipelines.decoding_child import cut_off
+from pipelines.decoding_child.complaints import Complaints
 from pipelines.decoding_child.protocol import RefusedError
 
 LONG_PROBE = {"probesize": str(64 << 20), "analyzeduration": str(120_000_000)}
@@ -21,6 +23,8 @@ LONGEST_BELIEVED_SECONDS = 6 * 3600.0
 MOST_SECONDS_A_FRAME = 60.0
 """A timeline with fewer frames than this is a broken one."""
 RATE_OF_RAW_STREAMS = 25
+NOTHING_TO_DECODE = ("corrupt", "not one frame of the video stream can be decoded")
+NOTHING_BEFORE_THE_CUT = ("truncated", "the file is cut off before its first frame ends")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +36,27 @@ class Packets:
     ends_seconds: float
     are_timed: bool
     """False where a packet has no timestamp, as in raw streams: then frames are counted."""
+    are_sound: bool
+    """Whether the demuxer had nothing to complain of."""
+    have_open_groups: bool = False
+    """Whether a frame is shown before the key frame that it comes after in the file: it may refer to the
+    group before, and cannot be decoded by who starts at that key frame."""
 
     @classmethod
-    def of(cls, container: Any, stream: Any) -> "Packets":
+    def of(cls, container: Any, stream: Any, complaints: Complaints) -> "Packets":
         shown = [
-            (packet.pts, packet.duration or 0)
+            (packet.pts, packet.duration or 0, packet.is_keyframe)
             for packet in _packets(container, [stream])
             if packet.size and not packet.is_discard
         ]
-        are_timed = bool(shown) and all(pts is not None for pts, _ in shown)
-        if not are_timed:
+        are_sound = not complaints.count()
+        if not shown or any(pts is None for pts, _, _ in shown):
             rate = float(frame_rate(stream))
-            return cls(np.arange(len(shown)) / rate, len(shown) / rate, False)
+            return cls(np.arange(len(shown)) / rate, len(shown) / rate, False, are_sound)
         unit, order = float(stream.time_base), sorted(shown)
-        times = (np.array([pts for pts, _ in order], np.int64) - order[0][0]) * unit
-        return cls(times, float(times[-1]) + order[-1][1] * unit, True)
+        times = (np.array([pts for pts, _, _ in order], np.int64) - order[0][0]) * unit
+        ends_seconds = float(times[-1]) + order[-1][1] * unit
+        return cls(times, ends_seconds, True, are_sound, _has_open_groups(shown))
 
 
 class Video:
@@ -55,8 +65,9 @@ class Video:
     Raises RefusedError where there is none.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, complaints: Complaints) -> None:
         self.path = path
+        self._complaints = complaints
         self._num_bytes = os.stat(path).st_size
         if self._num_bytes == 0:
             raise RefusedError("empty", "the file has no bytes")
@@ -64,12 +75,12 @@ class Video:
         with _container(path, self._options) as container:
             self.format: str = container.format.name
             self.num_video_streams = len(container.streams.video)
-            self._index, self.first_frame = _first_frame(container)
+            self.is_cut_off = cut_off.is_cut_off(path, self.format)
+            self._index, self.first_frame = _first_frame(container, bool(self.is_cut_off))
             stream = container.streams[self._index]
             self.promised_seconds = _promise(stream)
             self.pixel_aspect = stream.sample_aspect_ratio
         self.origin_seconds = float(self.first_frame.time or 0.0)
-        self.is_cut_off = cut_off.is_cut_off(path, self.format)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[tuple[Any, Any]]:
@@ -79,8 +90,9 @@ class Video:
 
     @cached_property
     def packets(self) -> Packets:
+        self._complaints.forget()
         with self.opened() as (container, stream):
-            return Packets.of(container, stream)
+            return Packets.of(container, stream, self._complaints)
 
     def duration_seconds(self) -> float | None:
         """What the container promises where that is likely, else what its packets tell; None for nonsense."""
@@ -96,6 +108,17 @@ def frames_of(container: Any, stream: Any, on_damage: Callable[[], None]) -> Ite
     do."""
     for packet in _packets(container, [stream]):
         yield from _decoded(packet, on_damage)
+
+
+def frames_before_the_cut(container: Any, stream: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
+    """Frames of a file that is cut off: those that are as they are in the whole of it.
+
+    The last frame may lack its end. Those that a decoder holds back until it is told that there are no more
+    may be shown for others that lay behind the cut.
+    """
+    packets = itertools.takewhile(lambda packet: packet.size, _packets(container, [stream]))
+    frames = (frame for packet in packets for frame in _decoded(packet, on_damage))
+    return (frame for frame, _ in itertools.pairwise(frames))
 
 
 def frame_rate(stream: Any) -> Any:
@@ -130,7 +153,17 @@ def _options_for(path: str) -> dict[str, str]:
         return {} if container.streams.video else LONG_PROBE
 
 
-def _first_frame(container: Any) -> tuple[int, Any]:
+def _has_open_groups(shown: list[tuple[int, int, bool]]) -> bool:
+    """Of packets in the order of the file: the timestamp of each, its duration, and whether it is a key."""
+    key = None
+    for pts, _, is_key in shown:
+        key = pts if is_key else key
+        if key is not None and pts < key:
+            return True
+    return False
+
+
+def _first_frame(container: Any, is_cut_off: bool) -> tuple[int, Any]:
     """Of the first stream that has one: its index, and the frame."""
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
@@ -145,9 +178,17 @@ def _first_frame(container: Any) -> tuple[int, Any]:
             found |= {} if first is None else {packet.stream_index: first}
         if streams[0].index in found:
             break
+    if not found and _is_animated_webp(container.name):
+        raise RefusedError("unsupported", "an animated WebP, which no decoder of this build knows")
     if not found:
-        raise RefusedError("corrupt", "not one frame of the video stream can be decoded")
+        raise RefusedError(*(NOTHING_BEFORE_THE_CUT if is_cut_off else NOTHING_TO_DECODE))
     return min(found.items())
+
+
+def _is_animated_webp(path: str) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(1 << 12)
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP" and b"ANIM" in head
 
 
 @contextlib.contextmanager

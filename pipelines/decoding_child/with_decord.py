@@ -21,6 +21,7 @@ NO_STAND_INS = 1e-9
 """Share of frames that may be replaced by a neighbour without a word."""
 BYTES_AT_ONCE = 64 << 20
 """Uncropped pictures that are held at a time."""
+REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError)
 
 
 class DecordReader:
@@ -68,12 +69,13 @@ def reader_for(video: Video, shape: Shape) -> DecordReader | None:
     """None where decord is not to be asked, or refuses the file with an error."""
     if video.format not in CONTAINERS or video.num_video_streams > 1 or shape.precrop is not None:
         return None
-    if video.is_cut_off or not video.packets.are_timed:
+    packets = video.packets
+    if video.is_cut_off or not packets.are_timed or not packets.are_sound or packets.have_open_groups:
         return None
     try:
         reader = DecordReader(video, shape)
         return reader if reader.sees_the_same_frames() else None
-    except (decord.DECORDError, RuntimeError):
+    except REFUSALS:
         return None
 
 
@@ -82,6 +84,6 @@ def sample(reader: DecordReader, request: dict[str, Any], complaints: Complaints
     complaints.forget()
     try:
         sampled = reader.sample(request)
-    except (decord.DECORDError, RuntimeError):
+    except REFUSALS:
         return None
     return None if complaints.count() else sampled

@@ -6,7 +6,7 @@ from typing import Any
 from pipelines.decoding_child.complaints import Complaints
 from pipelines.decoding_child.sampling import TIME_TOLERANCE, Sampled, sampling_times
 from pipelines.decoding_child.shapes import Converter, Shape
-from pipelines.decoding_child.video import Video, frame_rate, frames_of
+from pipelines.decoding_child.video import Video, frame_rate, frames_before_the_cut, frames_of
 
 SEEK_MARGIN_SECONDS = 10.0
 """Decoding starts this long before a span: after a seek without an index, the first group of pictures may
@@ -19,7 +19,8 @@ def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Comp
     with video.opened() as (container, stream):
         _seek(container, stream, request["start"] - SEEK_MARGIN_SECONDS, video.origin_seconds)
         damage = _Damage(complaints)
-        for frame, starts in _timed(frames_of(container, stream, damage.met), stream, video.origin_seconds):
+        readable = frames_before_the_cut if video.is_cut_off else frames_of
+        for frame, starts in _timed(readable(container, stream, damage.met), stream, video.origin_seconds):
             if starts < request["start"]:
                 damage.forget()
             damage.num_found += frame.is_corrupt

@@ -1,0 +1,17 @@
+"""A full matrix of cases, of which `make test` holds a seeded sample."""
+
+import os
+import random
+from collections.abc import Iterable
+
+import pytest
+from _pytest.mark import ParameterSet
+
+SEED = os.environ.get("REELGPT_TEST_SEED", "1")
+
+
+def all_with_a_sample(cases: Iterable[str], count: int) -> list[ParameterSet]:
+    """Every case, those outside of a sample of `count` marked `exhaustive`."""
+    ordered = sorted(cases)
+    chosen = random.Random(SEED).sample(ordered, count)
+    return [pytest.param(case, marks=() if case in chosen else (pytest.mark.exhaustive,)) for case in ordered]

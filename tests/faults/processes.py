@@ -1,0 +1,75 @@
+"""Which processes a test has started, and whether they are gone when it is done."""
+
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Iterator
+
+import psutil
+
+PR_SET_CHILD_SUBREAPER = 36
+LEAVING_SECONDS = 40.0
+"""Ray's daemons notice within this time that their driver is gone."""
+
+
+@contextlib.contextmanager
+def none_left_behind() -> Iterator[None]:
+    """Fails where a process that began inside the block is still there some time after it; ends it, too.
+
+    Inside the block this process adopts every orphan among its descendants, so that nothing hides by
+    outliving its parent.
+    """
+    before = set(psutil.Process().children(recursive=True))
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while (left := _living(before)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        names = [words_of(one) for one in left]
+    finally:
+        for one in _living(before):
+            kill(one)
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
+        _bury(before)
+    assert not names, f"left behind: {names}"
+
+
+def find(words: str, *, among: int) -> list[psutil.Process]:
+    """Living descendants of a process whose command line holds these words."""
+    try:
+        family = psutil.Process(among).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [one for one in family if words in words_of(one) and not _is_dead(one)]
+
+
+def kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def words_of(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def _living(before: set[psutil.Process]) -> list[psutil.Process]:
+    family = psutil.Process().children(recursive=True)
+    return [one for one in family if one not in before and not _is_dead(one)]
+
+
+def _is_dead(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
+
+
+def _bury(before: set[psutil.Process]) -> None:
+    """The adopted dead: nobody else asks how they ended."""
+    for one in psutil.Process().children():
+        if one not in before:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(one.pid, os.WNOHANG)
