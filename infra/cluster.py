@@ -9,6 +9,8 @@ from typing import Any, cast
 from infra.errors import ClusterError
 from infra.hashing import MIB
 
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+
 
 @contextlib.contextmanager
 def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Iterator[None]:
@@ -23,7 +25,8 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         options["object_store_memory"] = object_store_mb * MIB
     try:
-        ray.init(**options)
+        with _without_false_alarms():
+            ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise ClusterError(f"Ray on {where} did not start or answer: {error}; check RAY_ADDRESS") from None
@@ -31,6 +34,22 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _without_false_alarms() -> Iterator[None]:
+    """Ray's core writes errors to the terminal, whatever `logging_level` says; one of them comes with every
+    pool of actors that may restart ("constructor arguments in the object store"): Ray Data keeps those
+    arguments itself. What fails comes as an exception. RAY_BACKEND_LOG_LEVEL, where it is set, is obeyed.
+    """
+    if LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "fatal"
+    try:
+        yield
+    finally:
+        del os.environ[LOG_LEVEL]
 
 
 def num_cpus() -> int:

@@ -51,6 +51,14 @@ def store_name() -> str:
     return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", tracking_uri())
 
 
+def is_set_up() -> bool:
+    """Whether MLflow is in use here: a place for it is named, or the working directory has its database."""
+    database = _database(tracking_uri())
+    return available() and (
+        bool(os.environ.get("MLFLOW_TRACKING_URI")) or (database is not None and database.exists())
+    )
+
+
 def registry_exists() -> bool:
     """False where the registry would be a SQLite file that is not there: connecting to it would make it."""
     database = _database(_registry_uri())

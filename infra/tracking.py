@@ -1,4 +1,4 @@
-"""MLflow runs: what a training run was given, what it measured, how it ended.
+"""MLflow runs: what a training or the making of a shard set was given, what it measured, how it ended.
 
 Knows how one MLflow run goes on across any number of resumes with each metric step once. Where MLflow is, and
 how to reach it, is `infra.mlflow_store`'s matter, of which `available`, `store_name` and `tracking_uri` are
@@ -16,6 +16,7 @@ from infra.commit import code_commit
 from infra.errors import RegistryError
 from infra.mlflow_store import available as available
 from infra.mlflow_store import connect, experiment_id, explained
+from infra.mlflow_store import is_set_up as is_set_up
 from infra.mlflow_store import store_name as store_name
 from infra.mlflow_store import tracking_uri as tracking_uri
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_DIR_TAG = "reelgpt.run_dir"
+COMMAND_TAG = "reelgpt.command"
+SHARD_SET_URI_TAG = "reelgpt.shard_set.uri"
 RESUME_COUNT_TAG = "reelgpt.resume_count"
 FINGERPRINT_TAG = "reelgpt.shard_set.fingerprint"
 
@@ -114,6 +117,29 @@ def mend_status(run_id: str, status: Status) -> None:
     with explained(f"the status of run {run_id}"):
         if client.get_run(run_id).info.status != status:
             client.set_terminated(run_id, status)
+
+
+def record_build(
+    command: str, *, config: Mapping[str, Any], metrics: Mapping[str, float], made: ShardSetInput
+) -> str:
+    """A run, whole and finished, of the command that has made or added to a shard set; gives its id."""
+    from mlflow.entities import Metric
+
+    client, stamp = connect(), _now_ms()
+    tags = {
+        "reelgpt.commit": code_commit(),
+        COMMAND_TAG: command,
+        SHARD_SET_URI_TAG: made.uri,
+        FINGERPRINT_TAG: made.fingerprint,
+    }
+    experiment = experiment_id(client)
+    with explained(f"a run of {command}"):
+        run = client.create_run(experiment, run_name=f"{command} {made.name}", tags=tags)
+        _log_params(client, run, flatten(config))
+        client.log_dict(run.info.run_id, dict(config), "config.json")
+        client.log_batch(run.info.run_id, [Metric(key, float(metrics[key]), stamp, 0) for key in metrics])
+        client.set_terminated(run.info.run_id, "FINISHED")
+    return str(run.info.run_id)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
