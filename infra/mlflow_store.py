@@ -65,6 +65,11 @@ def registry_exists() -> bool:
     return database is None or database.exists()
 
 
+def prepare() -> None:
+    """Imports MLflow, which takes seconds and is no thread's matter: others import at the same time."""
+    _import_client()
+
+
 def connect() -> "MlflowClient":
     """A client of `tracking_uri()` whose tables exist. Raises RegistryError with the remedy if it is away."""
     return _connect(tracking_uri(), _registry_uri())
@@ -88,6 +93,8 @@ def explained(what: str) -> Iterator[None]:
     except MlflowException as error:
         reason = str(error.message).splitlines()[0]
         raise RegistryError(f"MLflow at {store_name()} did not take {what}: {reason}") from error
+    except OSError as error:  # of artifacts, which it leaves as they come: requests' errors are such too
+        raise RegistryError(f"MLflow at {store_name()} did not take {what}: {error}") from error
 
 
 def _registry_uri() -> str:

@@ -36,6 +36,8 @@ class Origin:
     step: int
     checkpoint: str | None
     """The checkpoint that holds the same weights; None where none was due at that step."""
+    run_key: str
+    """By which the run is found in MLflow, whether or not that had answered."""
     mlflow_run_id: str | None
 
 
@@ -115,6 +117,7 @@ def _lineage(run: Run, origin: Origin) -> dict[str, Any]:
     parents = [bundle for bundle in (tokenizer, run.data.init_from) if bundle is not None]
     return {
         "run": {
+            "run_key": origin.run_key,
             "mlflow_run_id": origin.mlflow_run_id,
             "run_dir": run.directory.path,
             "recipe": config.name,

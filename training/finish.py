@@ -1,25 +1,23 @@
-"""The end of a run, on rank 0: last measurements, the bundle, its version in the registry, the result."""
+"""The end of a run, on rank 0: last measurements, the bundle, the result.
+
+What the registry makes of it is the command's matter: see `training.settling`.
+"""
 
 import statistics
 from typing import Any
 
 from torch import Tensor, nn
 
-from infra import registry, storage
-from model.bundle import BundleInfo
+from infra import storage
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
 from training.bundles import Origin, write_bundle
-from training.config import RunConfig
 from training.evaluate import evaluate_gpt, evaluate_tokenizer
 from training.loop import Progress
 from training.objectives import Predict, assemble
 from training.run import Run
 from training.run_directory import RunDirectory
 from training.tracked_run import Tracking
-
-ALIAS = "candidate"
-"""Of the newest version; making it the champion is for people to say."""
 
 
 def finish(
@@ -39,11 +37,14 @@ def finish(
     config, directory = run.config, run.directory
     model = assemble(run.objective, weights)
     evaluation = _evaluate(model, run)
-    origin = Origin(step=config.steps, checkpoint=checkpoint, mlflow_run_id=tracking.run_id)
+    origin = Origin(
+        step=config.steps,
+        checkpoint=checkpoint,
+        run_key=tracking.key,
+        mlflow_run_id=tracking.await_run_id(),
+    )
     bundle = write_bundle(run, directory.bundle, model, origin, evaluation)
     _complete_last_line(directory, evaluation)
-    tracking.log_last(progress.step, evaluation)
-    registered = _register(config, bundle, tracking.run_id, evaluation)
     summary = {
         "recipe": config.name,
         "run_dir": directory.path,
@@ -56,10 +57,11 @@ def finish(
         "clips_left_out": run.data.num_left_out,
         **_history(directory),
         **evaluation,
+        "measured": sorted(evaluation),
         "bundle": bundle.uri,
         "fingerprint": bundle.fingerprint,
         "mlflow_run_id": tracking.run_id,
-        "model_version": registered,
+        "model_version": None,
     }
     storage.write_json(directory.result, summary)
     return summary
@@ -80,17 +82,6 @@ def _complete_last_line(directory: RunDirectory, evaluation: dict[str, float]) -
     lines = directory.read_metrics()
     if lines:
         directory.write_metrics([*lines[:-1], lines[-1] | evaluation])
-
-
-def _register(
-    config: RunConfig, bundle: BundleInfo, run_id: str | None, evaluation: dict[str, float]
-) -> str | None:
-    if run_id is None or config.register_as is None:
-        return None
-    version = registry.register(
-        bundle.uri, name=config.register_as, run_id=run_id, alias=ALIAS, metrics=evaluation
-    )
-    return f"models:/{config.register_as}/{version}"
 
 
 def _history(directory: RunDirectory) -> dict[str, Any]:

@@ -37,15 +37,29 @@ def _follow(follower: "Follower", on_metrics: OnMetrics, ended: threading.Event)
 
 
 class Follower:
-    """Keeps its place in a file that grows. A resume puts a new file there, which is read from its start."""
+    """Hears of what comes into a file from now on."""
 
     def __init__(self, path: str, *, resumed_step: int) -> None:
-        self._path = path
         self._last_step: float = resumed_step
-        self._file_id, self._offset = _id_and_size(path)
+        self._tail = Tail(path, begins_at_end=True)
 
     def new_lines(self) -> Iterator[dict[str, float]]:
         """The whole lines since the last call, without steps that were told before."""
+        for line in self._tail.new_lines():
+            if line["step"] > self._last_step:
+                self._last_step = line["step"]
+                yield line
+
+
+class Tail:
+    """Keeps its place in a file that grows. A resume puts a new file there, which is read from its start."""
+
+    def __init__(self, path: str, *, begins_at_end: bool = False) -> None:
+        self._path = path
+        self._file_id, self._offset = _id_and_size(path) if begins_at_end else (0, 0)
+
+    def new_lines(self) -> Iterator[dict[str, float]]:
+        """The whole lines since the last call."""
         file_id, size = _id_and_size(self._path)
         if file_id != self._file_id:
             self._file_id, self._offset = file_id, 0
@@ -58,9 +72,7 @@ class Follower:
                     return
                 self._offset += len(raw)
                 line: dict[str, float] = json.loads(raw)
-                if line["step"] > self._last_step:
-                    self._last_step = line["step"]
-                    yield line
+                yield line
 
 
 def _id_and_size(path: str) -> tuple[int, int]:

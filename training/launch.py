@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import ReelgptError, Stopped, UsageError
 from training import announced
 from training.answers import Summary, require_no_password, surroundings
 from training.config import RunConfig
@@ -27,9 +27,10 @@ from training.data import TrainingData, open_data
 from training.deepspeed_settings import inline
 from training.following import OnMetrics, followed
 from training.job import Job
-from training.run_directory import RunDirectory
+from training.run_directory import Attempt, RunDirectory
+from training.settling import is_owing, settle
 from training.stopping import die_with_parent
-from training.tracked_run import mend_status
+from training.tracked_run import mend
 from training.under_processes import under_deepspeed, under_torchrun
 from training.under_ray import under_ray
 
@@ -65,8 +66,9 @@ def train(
         directory.check(config, opened, resume=resume)
     summary = None if resume.isdigit() else directory.finished()
     if summary is not None:
-        if leads:
-            mend_status(directory)
+        if leads and is_owing(directory, config, summary):
+            with directory.lease():
+                summary = settle(directory, config, opened, directory.finished() or summary)
         return summary | {"was_finished": True}
     job = _job(config, directory, opened, needs_stop_file=launch is not _here)
     job = replace(job, pause_after=pause_after)
@@ -75,7 +77,22 @@ def train(
     with directory.lease():
         directory.begin(config, opened, resume=resume, attempt=job.attempt)
         with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
-            return launch(job) | {"was_finished": False}
+            summary = _launched(launch, job, directory, opened)
+        return settle(directory, config, opened, summary) | {"was_finished": False}
+
+
+def _launched(
+    launch: Callable[[Job], Summary], job: Job, directory: RunDirectory, data: TrainingData
+) -> Summary:
+    """Where workers died, MLflow hears how the run ended from the command."""
+    try:
+        return launch(job)
+    except Stopped:
+        raise
+    except ReelgptError:
+        if Attempt(directory, job.attempt).is_newest():
+            mend(directory, job.config, data, "FAILED")
+        raise
 
 
 def _job(config: RunConfig, directory: RunDirectory, data: TrainingData, *, needs_stop_file: bool) -> Job:

@@ -16,6 +16,7 @@ from training.run_directory import Attempt
 from training.samples import drawer
 from training.saving import Saving
 from training.shelf import stored_clips
+from training.tracked_run import Tracking
 
 
 class Evaluation:
@@ -110,11 +111,11 @@ class Samples:
 class Bundles:
     """Makes a model of the weights at each evaluation but the last, whose model the run itself becomes."""
 
-    def __init__(self, run: Run, weights: StepWeights, saving: Saving, mlflow_run_id: str | None) -> None:
+    def __init__(self, run: Run, weights: StepWeights, saving: Saving, tracking: Tracking) -> None:
         self._run = run
         self._weights = weights
         self._saving = saving
-        self._mlflow_run_id = mlflow_run_id
+        self._tracking = tracking
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         config = self._run.config
@@ -125,5 +126,10 @@ class Bundles:
             return
         self._run.attempt.require_newest()
         checkpoint = self._saving.name_at(step)
-        origin = Origin(step=step, checkpoint=checkpoint, mlflow_run_id=self._mlflow_run_id)
+        origin = Origin(
+            step=step,
+            checkpoint=checkpoint,
+            run_key=self._tracking.key,
+            mlflow_run_id=self._tracking.run_id,
+        )
         export_bundle(self._run, weights, origin, metrics)

@@ -8,7 +8,7 @@ samples/        pictures drawn while it trained
 bundles/        what it was at evaluations: a model each, ready to be used
 model/          the bundle it became
 result.json     written last: the run is finished
-tracking.json   the MLflow run that it is shown as
+tracking.json   its own name, and the MLflow run that it is shown as: see `training.tracking_record`
 
 A command that launches holds the lease and begins an attempt. Workers of an attempt can outlive its command
 for seconds, so they ask before they write whether theirs is still the newest.
@@ -17,6 +17,7 @@ for seconds, so they ask before they write whether theirs is still the newest.
 import glob
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from infra import configs, storage
 from infra.commit import code_commit
 from infra.errors import ConfigError, StorageError, TrainingError, UsageError
 from infra.leases import Lease
-from training import checkpoints, manifest
+from training import checkpoints, manifest, tracking_record
 from training.batches_config import skipped_until
 from training.config import RunConfig
 from training.copies import Copies
@@ -65,6 +66,8 @@ LEFT_BEHIND = ("ray-*", "stop-*")
 
 SKIPPED = "batches.skip_steps"
 """May change where it names steps to come: what was done so far does not depend on those."""
+
+SAMPLE = re.compile(r"step-(\d+)\.png")
 
 RESUME = ("auto", "must", "never")
 
@@ -113,10 +116,6 @@ class RunDirectory:
         """Of one attempt: see `training.watchdog`."""
         return storage.join(self.path, "hangs", attempt)
 
-    @property
-    def tracking(self) -> str:
-        return storage.join(self.path, "tracking.json")
-
     def sample(self, step: int) -> str:
         return storage.join(self.samples, f"step-{step:08d}.png")
 
@@ -159,6 +158,7 @@ class RunDirectory:
                 Copies(self.path, config.checkpoints.copy_to).rewind(int(resume))
             checkpoints.rewind(self.checkpoints, int(resume))
             storage.delete(self.result)
+            self.go_back_to(int(resume))
         record = {
             "attempt": attempt,
             "recipe": config.name,
@@ -190,6 +190,17 @@ class RunDirectory:
     def write_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
         """All lines anew, in one go."""
         storage.write(self.metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def go_back_to(self, step: int) -> None:
+        """Forgets what the run said and drew of later steps, which will be others."""
+        lines = self.read_metrics()
+        if not lines or lines[-1]["step"] <= step:
+            return
+        tracking_record.branch(self.path)
+        for file in storage.list_files(self.samples):
+            if (drawn := sampled_step(file.name)) is not None and drawn > step:
+                storage.delete(file.uri)
+        self.write_metrics(line for line in lines if line["step"] <= step)
 
     def _has_copies(self, config: RunConfig, data: TrainingData) -> bool:
         """Whether a run of this config was copied to where this one would be. Raises ConfigError where it was
@@ -264,6 +275,12 @@ def refuse_mismatch(begun: dict[str, Any], wanted: dict[str, Any], place: str, *
     raise ConfigError(
         f"the run in {place} is another: {changes}; go on {remedy}{back}, or give another --run-dir"
     )
+
+
+def sampled_step(file_name: str) -> int | None:
+    """Of a picture in `samples/`; None of any other file there."""
+    found = SAMPLE.fullmatch(file_name)
+    return int(found[1]) if found else None
 
 
 def read_lines(path: str) -> Iterator[dict[str, float]]:

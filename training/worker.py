@@ -60,14 +60,13 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     engine, batches = _build(run)
     found, progress = _resume(run, engine)
     resumed_from = progress.step
-    tracking = Tracking(run)
-    facts = {"identity": identity(run.config, run.data), "mlflow_run_id": tracking.run_id}
+    lines = MetricsFile(run.attempt, resumed_step=resumed_from) if run.ranks.is_first else None
+    tracking = Tracking(run, resumed_key=_run_key(found))
+    facts = {"identity": identity(run.config, run.data), "run_key": tracking.key}
     saving = Saving(run, engine, progress, facts, resumed=found)
     weights = StepWeights(engine)
     listeners: list[Listener] = [Evaluation(run, engine), Samples(run, weights), saving.tell_stall]
-    if run.ranks.is_first:
-        listeners.append(MetricsFile(run.attempt, resumed_step=resumed_from))
-    listeners += [tracking, saving, Bundles(run, weights, saving, tracking.run_id)]
+    listeners += [*([lines] if lines else []), tracking, saving, Bundles(run, weights, saving, tracking)]
     if pause_after is not None:
         listeners.append(lambda step, _: stop.ask() if step >= pause_after else None)
     with closing(batches), _status_told(tracking), saving.closing():
@@ -130,6 +129,10 @@ def _resume(run: Run, engine: Engine) -> tuple[checkpoints.Found, Progress]:
         )
     progress = Progress(step=state["step"], units=state["units"], samples_digest=state["samples_digest"])
     return found, progress
+
+
+def _run_key(found: checkpoints.Found) -> str | None:
+    return None if found.checkpoint is None else found.checkpoint.state["run_key"]
 
 
 def _load(run: Run, engine: Engine, checkpoint: Checkpoint, files: VerifiedFiles) -> dict[str, Any]:

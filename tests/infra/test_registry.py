@@ -1,14 +1,6 @@
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 
 import pytest
@@ -17,7 +9,8 @@ from infra import registry, registry_listing
 from infra.errors import RegistryError, UsageError
 from infra.mlflow_store import connect
 from infra.model_version import ModelVersion, fields_of, parse_ref
-from infra.tracking import ShardSetInput, Tracker
+from infra.tracking import LoggedStep, RunFacts, ShardSetInput, Tracker
+from tests.mlflow_servers import mlflow_server
 
 LINEAGE = {
     "run": {"recipe": "gpt_tiny"},
@@ -25,7 +18,6 @@ LINEAGE = {
     "shard_set": {"uri": "/data/tokens", "fingerprint": "5" * 64},
     "tokenizer": {"fingerprint": "7" * 64},
 }
-SERVER_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +46,16 @@ def make_bundle(folder: Path, fingerprint: str = "a" * 64) -> str:
 
 
 def finished_run(val_loss: float) -> str:
-    tracker = Tracker.start(
-        None,
+    facts = RunFacts(
+        key=uuid.uuid4().hex,
         recipe="gpt_tiny",
         run_dir="/runs/gpt",
         config={"steps": 20, "model": {"num_heads": 4}},
-        shard_set=ShardSetInput(uri="/data/tokens", fingerprint="5" * 64),
+        shard_sets=(ShardSetInput(uri="/data/tokens", fingerprint="5" * 64),),
     )
-    tracker.log_metrics(10, {"val_loss": val_loss + 1, "loss": 4.0})
-    tracker.log_metrics(20, {"val_loss": val_loss, "loss": 3.0})
+    tracker, now = Tracker.reach(facts), time.time_ns() // 1_000_000
+    before, last = {"val_loss": val_loss + 1, "loss": 4.0}, {"val_loss": val_loss, "loss": 3.0}
+    tracker.log_steps([LoggedStep(10, now, before), LoggedStep(20, now, last)])
     tracker.finish("FINISHED")
     return tracker.run_id
 
@@ -251,8 +244,8 @@ def test_a_server_keeps_runs_and_bundles_and_gives_them_back(
 ) -> None:
     bundle = make_bundle(tmp_path / "model", "d" * 64)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with mlflow_server(tmp_path / "server") as address:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with mlflow_server(tmp_path / "server") as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
         run_id = finished_run(2.5)
         number = registry.register(
             bundle, name="served", run_id=run_id, alias="champion", metrics={"val_loss": 2.5}
@@ -263,37 +256,3 @@ def test_a_server_keeps_runs_and_bundles_and_gives_them_back(
         assert fetched.startswith(str(tmp_path / "cache"))
         assert files_below(fetched) == files_below(bundle)
         assert registry.resolve("models:/served@champion") == fetched
-
-
-@contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
-        )
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)  # the server and its worker
-        server.wait()
-
-
-def wait_until_healthy(address: str) -> None:
-    deadline = time.monotonic() + SERVER_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"{address}/health", timeout=2).read()
-            return
-        time.sleep(0.3)
-    raise TimeoutError(f"no MLflow server at {address} within {SERVER_SECONDS:g} s")

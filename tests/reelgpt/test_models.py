@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from rich.table import Table
 
 from infra.model_version import ModelVersion
-from infra.tracking import ShardSetInput, Tracker
+from infra.tracking import LoggedStep, RunFacts, ShardSetInput, Tracker
 from pipelines import shards, tables
 from reelgpt import main
 from reelgpt.models import _listing
@@ -75,14 +76,15 @@ def bundle(tmp_path: Path, shard_set: str) -> str:
 
 @pytest.fixture
 def run_id(_database: None) -> str:
-    tracker = Tracker.start(
-        None,
+    facts = RunFacts(
+        key="t",
         recipe="tokenizer_tiny",
         run_dir="/runs/t",
         config={"steps": 20},
-        shard_set=ShardSetInput(uri="/data/frames", fingerprint="5" * 64),
+        shard_sets=(ShardSetInput(uri="/data/frames", fingerprint="5" * 64),),
     )
-    tracker.log_metrics(20, {"val_loss": 0.25})
+    tracker = Tracker.reach(facts)
+    tracker.log_steps([LoggedStep(20, time.time_ns() // 1_000_000, {"val_loss": 0.25})])
     tracker.finish("FINISHED")
     return tracker.run_id
 

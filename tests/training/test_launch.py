@@ -290,4 +290,4 @@ def return_to_running(run_id: str, run_dir: Path) -> None:
     """As if the command had been killed between its result and the word to MLflow."""
     tracking.connect().update_run(run_id, status="RUNNING")
     record = json.loads((run_dir / "tracking.json").read_text())
-    (run_dir / "tracking.json").write_text(json.dumps(record | {"status": "RUNNING"}))
+    (run_dir / "tracking.json").write_text(json.dumps(record | {"status": None}))

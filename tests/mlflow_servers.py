@@ -1,0 +1,72 @@
+"""A real MLflow server, which can be killed and started again at the same address with the same data."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+START_SECONDS = 60.0
+
+
+class MlflowServer:
+    """A database and a folder of artifacts, served while it is started."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db",
+            "--artifacts-destination", str(self._folder / "artifacts"),
+        ]  # fmt: skip
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        with open(self._folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self._folder, env=environment, start_new_session=True
+            )
+        self._wait_until_healthy()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)  # the server and its worker
+            self._process.wait()
+            self._process = None
+
+    def suspend(self, *, is_suspended: bool) -> None:
+        """It keeps its connections and takes new ones, and answers none of them."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP if is_suspended else signal.SIGCONT)
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                urllib.request.urlopen(f"{self.address}/health", timeout=2).read()
+                return
+            time.sleep(0.1)
+        raise TimeoutError(f"no MLflow server at {self.address} within {START_SECONDS:g} s")
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
+    server = MlflowServer(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
