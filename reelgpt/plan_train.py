@@ -27,8 +27,10 @@ LABELS = {
     "tokens_per_parameter": "tokens a parameter",
     "exaflops": "exaFLOPs",
     "hours": "hours",
+    "largest_micro_batch": "largest micro-batch",
+    "device_bytes_per_rank": "device bytes a worker, with activations",
 }
-"""What people are shown, in this order; memory stands in a table of its own."""
+"""What people are shown, in this order; states stand in a table of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +86,14 @@ def _table(facts: dict[str, Any]) -> Table:
 
 
 def _memory(facts: dict[str, Any]) -> Table:
-    table = Table(
-        "ZeRO stage", "states a worker, GB", title=f"memory in {facts['dtype']}", title_justify="left"
-    )
-    for stage, size in facts["state_bytes_by_zero_stage"].items():
-        chosen = " (chosen)" if stage == str(facts["zero_stage"]) else ""
-        table.add_row(f"{stage}{chosen}", f"{size / GB:.4g}")
-    if "largest_micro_batch" in facts:
-        table.add_row("with activations", f"{facts['bytes_per_rank'] / GB:.4g}")
-        table.add_row("largest micro-batch", str(facts["largest_micro_batch"]))
+    title = f"GB of states a worker in {facts['dtype']}, while its gradients are whole"
+    columns = "ZeRO stage", "offloaded", "weights", "gradients", "optimizer", "all", "device", "host"
+    table = Table(*columns, title=title, title_justify="left")
+    for row in facts["states"]:
+        offloaded = [name for name in ("optimizer", "parameters") if row[f"offload_{name}"]]
+        device, host = row["device"], row["host"]
+        parts = (device[name] + host[name] for name in ("weights", "gradients", "optimizer", "total"))
+        sizes = [f"{size / GB:.3g}" for size in (*parts, device["total"], host["total"])]
+        chosen = " (chosen)" if row["is_chosen"] else ""
+        table.add_row(f"{row['zero_stage']}{chosen}", " and ".join(offloaded) or "nothing", *sizes)
     return table

@@ -1,20 +1,24 @@
 """What a training will take, before it starts: memory at each ZeRO stage, steps, epochs, hours. By formula.
 
 Imports no torch for a GPT. Bytes of states are those that DeepSpeed's engine holds (a test compares them with
-one); activations are an estimate. Not counted: DeepSpeed's buckets, the allocator's gaps, the CUDA context.
+engines of two ranks); activations are an estimate. Not counted: DeepSpeed's buckets, the allocator's gaps,
+the CUDA context.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from infra.errors import ConfigError
 from model.config import GPTConfig
 from training.config import RunConfig
 from training.data import TrainingData
+from training.engine_config import EngineConfig
 from training.flops import count_parameters, training_flops_per_token
 from training.objective_config import PredictConfig, ReconstructConfig
 
-STAGES = (0, 1, 2, 3)
+STAGES: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
+OFFLOADS = ((False, False), (True, False), (False, True), (True, True))
+"""Of the optimizer, and of the weights."""
 GB = 1e9
 CHINCHILLA_TOKENS_PER_PARAMETER = 20
 """arXiv 2203.15556, table 3: what a given amount of computing spends best; more where data repeats."""
@@ -39,8 +43,8 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StateBytes:
-    """Of one rank."""
+class Bytes:
+    """What one rank holds in one place."""
 
     weights: float
     gradients: float
@@ -53,24 +57,51 @@ class StateBytes:
         return self.weights + self.gradients + self.optimizer + self.average
 
 
+@dataclass(frozen=True, slots=True)
+class StateBytes:
+    """Of one rank, while its gradients are whole."""
+
+    device: Bytes
+    host: Bytes
+    """Of what is offloaded."""
+
+
 def state_bytes(
-    num_parameters: int, *, dtype: str, stage: int, world_size: int, has_average: bool = False
+    num_parameters: int,
+    engine: EngineConfig,
+    *,
+    world_size: int,
+    has_average: bool = False,
+    accumulates: bool = False,
 ) -> StateBytes:
     """ZeRO (arXiv 1910.02054), section 5 and figure 1: 2 + 2 bytes a parameter for weights and gradients in
     half precision and K = 12 for AdamW (fp32 weights and two moments); stages 1, 2 and 3 divide the
     optimizer's part, then the gradients', then the weights' by the number of ranks.
 
-    In fp32, 4 + 4 and K = 8; DeepSpeed's stages 1 to 3 copy the fp32 weights all the same, so K = 12.
+    In fp32, 4 + 4 and K = 8; DeepSpeed's stages 1 to 3 copy the fp32 weights all the same, so K = 12. An
+    offloaded optimizer has fp32 gradients beside it, and where stage 3, or any stage over several
+    micro-batches (`accumulates`), adds gradients up, it does so there.
     """
-    width = 4 if dtype == "fp32" else 2
-    moments_and_master = 8 if dtype == "fp32" and stage == 0 else 12
-    shared = [world_size if stage >= first else 1 for first in (3, 2, 1)]
-    return StateBytes(
-        weights=width * num_parameters / shared[0],
-        gradients=width * num_parameters / shared[1],
-        optimizer=moments_and_master * num_parameters / shared[2],
-        average=4 * num_parameters / world_size if has_average else 0.0,
+    stage, width, offloads = engine.zero_stage, 4 if engine.dtype == "fp32" else 2, engine.offload_optimizer
+    part = num_parameters / world_size
+    weights = width * (part if stage == 3 else num_parameters)
+    gradients = width * (part if stage >= 2 else num_parameters)
+    optimizer = 12 * part if stage else 8.0 * num_parameters
+    average = 4 * part if has_average else 0.0
+    added_up = width * part if stage == 3 or accumulates else 0.0
+    host = Bytes(
+        weights=weights if engine.offload_parameters else 0.0,
+        gradients=4 * part + added_up if offloads else 0.0,
+        optimizer=optimizer if offloads else 0.0,
+        average=average if offloads else 0.0,
     )
+    device = Bytes(
+        weights=weights - host.weights,
+        gradients=0.0 if offloads and stage == 3 else gradients,
+        optimizer=optimizer - host.optimizer,
+        average=average - host.average,
+    )
+    return StateBytes(device, host)
 
 
 def activation_bytes(config: GPTConfig, num_tokens: int, num_targets: int, run: RunConfig) -> float:
@@ -119,8 +150,8 @@ def _gpt_facts(
     num_tokens = config.steps * config.batches.global_batch * shape.context_tokens
     flops = num_tokens * training_flops_per_token(shape, shape.context_tokens)
     per_clip = activation_bytes(shape, shape.context_tokens, shape.context_tokens, config)
-    states = _states(config, counts.total, config.engine.zero_stage)
-    room = machine.memory_gb * GB - states.total
+    states = _states(config, config.engine, counts.total)
+    room = machine.memory_gb * GB - states.device.total
     return {
         "parameters": counts.total,
         "parameters_of_embeddings": counts.embedding,
@@ -131,7 +162,7 @@ def _gpt_facts(
         "hours": flops / (config.num_workers * machine.peak_tflops * 1e12 * machine.mfu) / 3600,
         "activation_bytes_per_clip": per_clip,
         **_memory(config, counts.total),
-        "bytes_per_rank": states.total + config.batches.micro_batch * per_clip,
+        "device_bytes_per_rank": states.device.total + config.batches.micro_batch * per_clip,
         "largest_micro_batch": _largest_micro_batch(config, int(max(0.0, room) // per_clip)),
     }
 
@@ -148,21 +179,36 @@ def _shape(objective: PredictConfig, data: TrainingData) -> GPTConfig:
 
 
 def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:
-    stages = STAGES if config.engine.dtype == "fp32" else STAGES[1:]
+    """Of every stage that there is in this dtype, without offload and with it."""
+    ways = [
+        replace(config.engine, zero_stage=stage, offload_optimizer=optimizer, offload_parameters=parameters)
+        for stage in (STAGES if config.engine.dtype == "fp32" else STAGES[1:])
+        for optimizer, parameters in OFFLOADS
+        if (stage or not optimizer) and (stage == 3 or not parameters)
+    ]
     return {
-        "state_bytes_by_zero_stage": {
-            str(stage): _states(config, num_parameters, stage).total for stage in stages
-        }
+        "states": [
+            {
+                "zero_stage": engine.zero_stage,
+                "offload_optimizer": engine.offload_optimizer,
+                "offload_parameters": engine.offload_parameters,
+                "is_chosen": engine == config.engine,
+                "device": asdict(states.device) | {"total": states.device.total},
+                "host": asdict(states.host) | {"total": states.host.total},
+            }
+            for engine in ways
+            for states in [_states(config, engine, num_parameters)]
+        ]
     }
 
 
-def _states(config: RunConfig, num_parameters: int, stage: int) -> StateBytes:
+def _states(config: RunConfig, engine: EngineConfig, num_parameters: int) -> StateBytes:
     return state_bytes(
         num_parameters,
-        dtype=config.engine.dtype,
-        stage=stage,
+        engine,
         world_size=config.num_workers,
         has_average=config.optimizer.ema_decay is not None,
+        accumulates=config.batches.micro_batches_per_worker(config.num_workers) > 1,
     )
 
 
