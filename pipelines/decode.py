@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from infra.errors import ClusterError, UsageError
+from infra.errors import ClusterError, StorageError, UsageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding_process import DecodingProcess
 from pipelines.source_cache import opened_locally
@@ -92,6 +92,8 @@ class Decoder:
             was_fresh = child.num_requests == 0
             answer, payload = child.ask(file.fileno(), request)
             answer["attempts"] = attempt
+            if "disk_error" in answer:
+                raise StorageError(_unreadable_disk(file, answer["disk_error"]))
             is_out_of_memory = answer.get("error_class") == "memory_limit"
             if not child.has_ended() and not is_out_of_memory:
                 return answer, payload
@@ -117,6 +119,13 @@ class Decoder:
                 f"something kills the decoding children on {socket.gethostname()} ({kills} times for one "
                 f"span); it may be out of memory: free some, or lower --num-cpus, and repeat the command"
             )
+
+
+def _unreadable_disk(file: IO[bytes], reason: str) -> str:
+    return (
+        f"{file.name} cannot be read to its end on {socket.gethostname()}: {reason}; mend the disk, or fetch "
+        f"the file anew, and repeat the command"
+    )
 
 
 def read_frames(

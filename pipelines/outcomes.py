@@ -21,8 +21,9 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
     cut = list(cut_clips(decoded, span, shots, config.sampling))
     clips = [_clip_row(clip, _facts(clip, decoded), config) for clip in cut]
     rejected = Counter(clip["rejected"] for clip in clips if clip["rejected"])
-    if too_short := len(shots) - len({clip.shot for clip in cut}):
-        rejected["too_short"] = too_short
+    too_short = len(shots) - len({clip.shot for clip in cut})
+    if too_short or not (shots or decoded.error_class):
+        rejected["too_short"] = max(1, too_short)
     kept = len(clips) - sum(1 for clip in clips if clip["rejected"])
     return {
         "unit_id": span.span_id,

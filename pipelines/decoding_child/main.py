@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelines.decoding_child import limits, protocol, verdict, with_decord, with_pyav
 from pipelines.decoding_child.complaints import Complaints
-from pipelines.decoding_child.protocol import RefusedError
+from pipelines.decoding_child.protocol import DiskError, RefusedError
 from pipelines.decoding_child.shapes import Shape
 from pipelines.decoding_child.video import Video
 
@@ -33,6 +33,11 @@ def main() -> None:
         channel.sendall(protocol.READY)
         while (received := protocol.receive_request(channel)) is not None:
             child.answer(channel, *received)
+
+
+READ_AT_ONCE = 1 << 20
+DOUBTFUL = ("corrupt", "truncated", "not_media")
+"""What a file seems to be, too, whose disk fails: demuxers take that for its end."""
 
 
 class OpenFile:
@@ -91,22 +96,45 @@ class DecodingChild:
     def __init__(self, complaints: Complaints) -> None:
         self._complaints = complaints
         self._open: OpenFile | None = None
+        self._readable: tuple[int, ...] = ()
+        """Identity of the file that was last read to its end."""
 
     def answer(self, channel: socket.socket, request: dict[str, Any], descriptor: int) -> None:
         started = limits.cpu_seconds()
         limits.set_cpu(request["cpu_seconds"])
-        frames = np.zeros(0, np.uint8)
+        with _closing(descriptor):
+            try:
+                answer, frames = self._explained(request, descriptor)
+                if answer.get("error_class") in DOUBTFUL:
+                    self._check_disk(descriptor)
+            except DiskError as error:
+                answer, frames = {"disk_error": str(error)}, np.zeros(0, np.uint8)
+        answer["cpu_seconds"] = limits.cpu_seconds() - started
+        protocol.send_answer(channel, answer, frames)
+
+    def _explained(self, request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], np.ndarray]:
+        """What was asked for, or the class of what is wrong with the file."""
         try:
-            with _closing(descriptor):
-                answer, frames = self._do(request, descriptor)
+            return self._do(request, descriptor)
         except RefusedError as refusal:
             answer = {"error_class": refusal.error_class, "error": str(refusal)}
         except MemoryError:
             answer = {"error_class": "memory_limit", "error": "decoding needs more memory than it may use"}
         except av.error.FFmpegError as error:
             answer = {"error_class": "corrupt", "error": f"the video stream cannot be read: {error.strerror}"}
-        answer["cpu_seconds"] = limits.cpu_seconds() - started
-        protocol.send_answer(channel, answer, frames)
+        return answer, np.zeros(0, np.uint8)
+
+    def _check_disk(self, descriptor: int) -> None:
+        """Reads the whole file, once. Raises DiskError."""
+        if self._readable == (identity := _identity(descriptor)):
+            return
+        position = 0
+        try:
+            while part := os.pread(descriptor, READ_AT_ONCE, position):
+                position += len(part)
+        except OSError as error:
+            raise DiskError(f"{error.strerror} at byte {position}") from None
+        self._readable = identity
 
     def _do(self, request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], np.ndarray]:
         file = self._file(descriptor)

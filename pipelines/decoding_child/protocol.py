@@ -18,6 +18,10 @@ HEADER = struct.Struct("<QQ")
 LONGEST_REQUEST = 1 << 16
 
 
+class DiskError(Exception):
+    """The file cannot be read to its end: no fault of its content."""
+
+
 class RefusedError(Exception):
     """The file itself is at fault; `error_class` is one of `pipelines.error_classes`."""
 

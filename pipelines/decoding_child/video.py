@@ -143,7 +143,9 @@ def _decoded(packet: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
         return  # theora repeats a frame with an empty packet, which PyAV refuses
     try:
         yield from packet.decode()
-    except av.error.InvalidDataError:
+    except av.error.FFmpegError as error:  # of any kind: decoders say -1, or that an argument is invalid
+        if isinstance(error, MemoryError):
+            raise
         on_damage()
 
 

@@ -90,4 +90,4 @@ def _timed(frames: Iterator[Any], stream: Any, origin_seconds: float) -> Iterato
 
 
 def _lasts(frame: Any, stream: Any) -> float:
-    return float((frame.duration or 0) * stream.time_base)
+    return float(frame.duration * stream.time_base if frame.duration else 1 / frame_rate(stream))

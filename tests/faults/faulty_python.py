@@ -34,6 +34,14 @@ def open_or_fail(path, *args, open=av.open, **options):
 
 av.open = open_or_fail
 """
+BAD_DISK = """\
+def pread(descriptor, num_bytes, position, pread=os.pread):
+    if marked(f"/proc/self/fd/{descriptor}", "rot"):
+        raise OSError(5, "Input/output error")
+    return pread(descriptor, num_bytes, position)
+
+os.pread = pread
+"""
 ACTIONS = {
     "hang": "ctypes.PyDLL(None).pause()  # holds the interpreter's lock, as native code does",
     "sleep": "time.sleep(10**6)",
@@ -41,6 +49,7 @@ ACTIONS = {
     "crash": "ctypes.string_at(0)",
     "abort": "os.abort()",
     "exit": "os._exit(7)",
+    "rot": "raise av.error.InvalidDataError(0, 'as where a disk fails')",
     "grow": "hoard = [bytearray(64 << 20) for _ in range(10**6)]",
 }
 """What a decoder does with a file whose name holds the word."""
@@ -56,7 +65,7 @@ decord.VideoReader = Refusing
 def python_with_all_faults(folder: Path) -> Path:
     """Whose decoding children do what the name of a file says, if it holds a word of ACTIONS."""
     faults = [ON_OPEN.format(mark=mark, action=action) for mark, action in ACTIONS.items()]
-    return _python(folder, PRELUDE + "\n".join(faults))
+    return _python(folder, PRELUDE + "\n".join([*faults, BAD_DISK]))
 
 
 def python_without_decord(folder: Path) -> Path:

@@ -137,7 +137,9 @@ def _foreign(folder: Path, rng: random.Random, share: float) -> None:
         for path in Path(sysconfig.get_paths()["purelib"]).rglob("*")
         if path.suffix in NO_VIDEOS and path.is_file() and path.stat().st_size < MOST_BYTES
     )
-    for number, path in enumerate(rng.sample(found, int(120 * share))):
+    pictures = [path for path in found if path.suffix in PICTURES]
+    some = rng.sample(found, int(120 * share)) + rng.sample(pictures, min(len(pictures), int(30 * share)))
+    for number, path in enumerate(some):
         name = (
             path.name if path.suffix in PICTURES else f"{path.name}.{rng.choice(('mp4', 'avi', 'ts', 'mpg'))}"
         )

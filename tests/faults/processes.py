@@ -36,13 +36,13 @@ def none_left_behind() -> Iterator[None]:
     assert not names, f"left behind: {names}"
 
 
-def find(words: str, *, among: int) -> list[psutil.Process]:
-    """Living descendants of a process whose command line holds these words."""
+def family(pid: int) -> list[psutil.Process]:
+    """The living descendants of a process."""
     try:
-        family = psutil.Process(among).children(recursive=True)
+        found = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-    return [one for one in family if words in words_of(one) and not _is_dead(one)]
+    return [one for one in found if not _is_dead(one)]
 
 
 def kill(process: psutil.Process) -> None:
@@ -57,8 +57,7 @@ def words_of(process: psutil.Process) -> str:
 
 
 def _living(before: set[psutil.Process]) -> list[psutil.Process]:
-    family = psutil.Process().children(recursive=True)
-    return [one for one in family if one not in before and not _is_dead(one)]
+    return [one for one in family(os.getpid()) if one not in before]
 
 
 def _is_dead(process: psutil.Process) -> bool:

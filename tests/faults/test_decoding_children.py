@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.errors import ClusterError
+from infra.errors import ClusterError, StorageError
 from pipelines.config import DecodeLimits
 from pipelines.decode import MOST_KILLS, Decoded, Decoder
 from tests.faults.faulty_python import children_run, python_with_all_faults
@@ -95,6 +95,14 @@ def test_children_that_somebody_kills_are_no_fault_of_the_file(
         pytest.raises(ClusterError, match=f"{MOST_KILLS} times for one span"),
     ):
         decode(decoder, waiting)
+    assert decode(decoder, good).error_class is None
+
+
+def test_a_disk_that_fails_is_no_fault_of_the_file(good: Path, tmp_path: Path, decoder: Decoder) -> None:
+    on_a_bad_disk = tmp_path / "rot.mp4"
+    shutil.copy(good, on_a_bad_disk)
+    with pytest.raises(StorageError, match=r"rot\.mp4 cannot be read to its end .* mend the disk"):
+        decode(decoder, on_a_bad_disk)
     assert decode(decoder, good).error_class is None
 
 

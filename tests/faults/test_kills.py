@@ -1,0 +1,139 @@
+"""SIGKILL to every kind of process at random moments: the run, or the command repeated, ends as if nothing
+had been."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.clusters import two_node_cluster
+from tests.faults.matrix import SEED, all_with_a_sample
+from tests.faults.processes import family, kill, none_left_behind, words_of
+from tests.faults.runs import SECONDS, Content, Run, make_videos
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+KILLS = 3
+"""In a run, at most: fewer than would use up the attempts of a span or of a worker."""
+FIRST_PAUSE_SECONDS, LATER_PAUSE_SECONDS = 0.4, 2.0
+"""At most, between the first rows and the first kill, and between kills."""
+KINDS = {
+    "decoding child": "pipelines.decoding_child",
+    "worker": "ray::MapBatches",
+    "actor": "ray::MapWorker",
+    "helper": "ray::_",
+    "raylet": "raylet/raylet",
+    "driver": "-m reelgpt",
+    "machine": "",
+}
+"""What stands in the command line of each kind of process; a machine is all of them."""
+CASES = (
+    *(f"extract: {kind}" for kind in ("decoding child", "worker", "driver")),
+    *(f"tokenize: {kind}" for kind in ("decoding child", "actor", "helper", "raylet", "driver", "machine")),
+)
+SURVIVED = ("decoding child", "worker", "actor")
+"""Of these a run has spare ones."""
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    videos: Path, tokenizer_bundle: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Run, Content]]:
+    """A command, and what it gives when nothing happens."""
+    folder, known = tmp_path_factory.mktemp("undisturbed"), dict[str, tuple[Run, Content]]()
+
+    def of(name: str) -> tuple[Run, Content]:
+        if name not in known:
+            run = Run(name=name, videos=str(videos), out=str(folder / name), tokenizer=tokenizer_bundle)
+            run.finish(folder / f"{name}.log")
+            known[name] = run, Content.of(run.out)
+        return known[name]
+
+    return of
+
+
+@pytest.mark.parametrize("case", all_with_a_sample(CASES, 1))
+def test_a_run_of_which_a_process_is_killed_ends_as_if_nothing_had_been(
+    undisturbed: Callable[[str], tuple[Run, Content]], tmp_path: Path, case: str
+) -> None:
+    name, kind = case.split(": ")
+    run, content = undisturbed(name)
+    run = replace(run, out=str(tmp_path / "out"))
+    first, again = tmp_path / "first.log", tmp_path / "again.log"
+    with none_left_behind():
+        rng, find = random.Random(f"{SEED}/{case}"), partial(victims, kind=kind)
+        code, kills = disturbed(run, first, find, rng, at_once=kind == "machine")
+        assert kills, f"{case}: nothing was killed; {first.read_text()}"
+        if kind in SURVIVED:
+            assert code == 0, first.read_text()
+        summary = run.finish(again)
+    assert "Traceback" not in first.read_text() or kind == "raylet"
+    assert (code == 0) == (summary["done_before"] == summary["units"])
+    assert summary["done_before"] + summary["done_now"] == summary["units"] == len(content.spans)
+    assert Content.of(run.out) == content
+
+
+@pytest.mark.exhaustive
+def test_a_node_that_dies_during_a_run_changes_nothing(
+    undisturbed: Callable[[str], tuple[Run, Content]], tmp_path: Path
+) -> None:
+    run, content = undisturbed("tokenize")
+    first, again = tmp_path / "first.log", tmp_path / "again.log"
+    with none_left_behind(), two_node_cluster() as cluster:
+        environment = {**cluster.environment, "RAY_ADDRESS": cluster.gcs_address}
+        run = replace(run, out=str(tmp_path / "out"), environment=environment)
+        rng, node = random.Random(f"{SEED}/node"), psutil.Process(cluster.second_node)
+        code, kills = disturbed(run, first, lambda _: [node, *family(node.pid)], rng, at_once=True)
+        assert kills
+        summary = run.finish(again)
+    assert (code == 0) == (summary["done_before"] == summary["units"]), first.read_text()
+    assert Content.of(run.out) == content
+
+
+def disturbed(
+    run: Run,
+    log: Path,
+    find: Callable[[int], list[psutil.Process]],
+    rng: random.Random,
+    *,
+    at_once: bool = False,
+) -> tuple[int, int]:
+    """Runs it while some of the processes that `find` gives, or all of them at once, are killed at random
+    moments after the first rows are there; gives the exit code and how many were killed."""
+    num_killed = 0
+    with run.start(log) as driver:
+        wait_until(lambda: has_rows(run.out), driver.poll)
+        for longest in (FIRST_PAUSE_SECONDS, *[LATER_PAUSE_SECONDS] * (KILLS - 1)):
+            time.sleep(rng.uniform(0, longest))
+            if driver.poll() is not None:
+                break
+            found = find(driver.pid)
+            chosen = found if at_once else rng.sample(found, min(1, len(found)))
+            for one in chosen:
+                kill(one)
+            num_killed += len(chosen)
+        return driver.wait(SECONDS), num_killed
+
+
+def victims(driver: int, kind: str) -> list[psutil.Process]:
+    everyone = [*family(driver), psutil.Process(driver)]
+    return [one for one in everyone if KINDS[kind] in words_of(one)]
+
+
+def has_rows(out: str) -> bool:
+    return any(Path(out).glob("spans/*/*.parquet"))
+
+
+def wait_until(holds: Callable[[], bool], ended: Callable[[], int | None]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds() and ended() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
