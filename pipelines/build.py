@@ -18,6 +18,7 @@ from pipelines import claim, inventory, source_cache
 from pipelines.completion import RunUnits, Watch, complete
 from pipelines.config import ExtractConfig, Resources
 from pipelines.job import Built, FramesJob, OnProgress, TokenizerRef, VideoJob
+from pipelines.pace import Devices
 from pipelines.shards import ShardSet
 from pipelines.spans import list_videos
 from pipelines.work import frame_work, video_work
@@ -43,9 +44,12 @@ def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:
     with ExitStack() as stack:
         lease = take(stack, out, settings, redo=job.redo, lineage=_lineage(out, frames))
 
-        def run(missing: pa.Table, place: str, watch: Watch) -> None:
+        def run(missing: pa.Table, place: str, watch: Watch) -> Devices:
             graph = _graph(stack, job.resources)
-            graph.tokenize(missing, frames.uri, place, job.resources, watch, **_encoding(job.tokenizer))
+            devices: Devices = graph.tokenize(
+                missing, frames.uri, place, job.resources, watch, **_encoding(job.tokenizer)
+            )
+            return devices
 
         return complete(frame_work(job, out, settings, frames), run, lease, on_progress)
 
@@ -55,12 +59,14 @@ def run_on_videos(
 ) -> RunUnits:
     """Decodes spans, and tokenizes them where a tokenizer is given; Ray stays up until `stack` ends."""
 
-    def run(missing: pa.Table, place: str, watch: Watch) -> None:
+    def run(missing: pa.Table, place: str, watch: Watch) -> Devices:
         graph = _graph(stack, resources)
+        devices: Devices
         if tokenizer is None:
-            graph.extract(missing, place, config, resources, watch)
+            devices = graph.extract(missing, place, config, resources, watch)
         else:
-            graph.tokenize(missing, config, place, resources, watch, **_encoding(tokenizer))
+            devices = graph.tokenize(missing, config, place, resources, watch, **_encoding(tokenizer))
+        return devices
 
     return run
 

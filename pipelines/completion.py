@@ -9,12 +9,14 @@ from infra.errors import ShardError
 from infra.leases import Lease
 from pipelines.job import Built, OnProgress
 from pipelines.origins import complete_units
+from pipelines.pace import Devices, Meter, Pace, record
 from pipelines.pack import pack
 from pipelines.work import Work
 
 Watch = Callable[[pa.Table], None]
-RunUnits = Callable[[pa.Table, str, Watch], None]
-"""Does the units given, writing their rows into the folder named and telling of each batch that is done."""
+RunUnits = Callable[[pa.Table, str, Watch], Devices | None]
+"""Does the units given, writing their rows into the folder named and telling of each batch that is done; says
+what there was to do it with, where its pace is of interest."""
 
 
 def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -> Built:
@@ -28,17 +30,23 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
     missing = work.units.filter(pa.array([unit not in done for unit in work.ids]))
     count = num_done = len(work.ids) - missing.num_rows
 
+    meter, pace = Meter(), None
+
     def watch(rows: pa.Table) -> None:
         nonlocal count
+        meter.add(rows)
         count += rows.num_rows
         on_progress(count, len(work.ids), "")
 
     on_progress(count, len(work.ids), "starting")
     if missing.num_rows:
-        run(missing, work.place, watch)
+        devices = run(missing, work.place, watch)
+        pace = _pace(meter, devices, work) if devices else None
     _check_complete(work)
     on_progress(len(work.ids), len(work.ids), "packing")
     manifest = pack(work.out, work.recipe, work.parts(), lease)
+    if pace is not None:
+        record(work.out, pace)
     on_progress(len(work.ids), len(work.ids), "")
     return Built(
         manifest=manifest,
@@ -46,6 +54,18 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
         done_before=num_done,
         done_now=missing.num_rows,
         seconds=time.perf_counter() - started,
+        pace=pace,
+    )
+
+
+def _pace(meter: Meter, devices: Devices, work: Work) -> Pace:
+    """Clips of a set of frames may overlap: what each adds is the stride from one to the next."""
+    sampling = work.settings["rows"]["sampling"]
+    new_frames = min(sampling["stride_frames"], sampling["clip_frames"])
+    return meter.pace(
+        devices,
+        seconds_per_clip=None if work.spans is None else new_frames / sampling["fps"],
+        fps=sampling["fps"],
     )
 
 

@@ -22,6 +22,7 @@ from infra import cluster
 from infra.errors import ClusterError, ReelgptError
 from pipelines import calls
 from pipelines.config import DecodeLimits, ExtractConfig, Resources
+from pipelines.pace import Devices
 from pipelines.stages import decode_spans, extract_spans, inspect_files, read_row_groups
 from pipelines.tokenizing import DecodeAndTokenize, TokenizeRecords
 
@@ -44,10 +45,11 @@ def inspect(files: pa.Table, limits: DecodeLimits) -> pa.Table:
     return pa.concat_tables(_results(found))
 
 
-def extract(spans: pa.Table, out: str, config: ExtractConfig, resources: Resources, watch: Watch) -> None:
+def extract(spans: pa.Table, out: str, config: ExtractConfig, resources: Resources, watch: Watch) -> Devices:
     """Spans to records of frames in `out`."""
     sizes = calls.sizes(spans.num_rows, workers=cluster.num_cpus(), most=resources.spans_per_file)
     _drain(_map(_blocks(spans, sizes), partial(extract_spans, config=config, out=out)), watch)
+    return Devices(cores=cluster.num_cpus())
 
 
 def tokenize(
@@ -59,7 +61,7 @@ def tokenize(
     *,
     tokenizer: str,
     clips_per_batch: int,
-) -> None:
+) -> Devices:
     """Spans of videos (`source` says how to decode them) or row groups of the frame set `source` to codes in
     `out`.
 
@@ -86,6 +88,7 @@ def tokenize(
             options["fn_constructor_kwargs"] = {"read": read, **encoding}
             codes = _map(blocks, DecodeAndTokenize, **options)
         _drain(codes, watch)
+    return Devices(cores=cluster.num_cpus(), gpus=gpus)
 
 
 def _needs(resources: Resources, gpus: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from infra.errors import ConfigError
 from pipelines.config import ExtractConfig, FilterConfig, PackConfig, Resources, SplitConfig
+from pipelines.pace import Pace
 from pipelines.shards import Kind, Manifest
 
 OnProgress = Callable[[int, int | None, str], None]
@@ -21,6 +22,8 @@ class Built:
     """Units that had a row when the command started."""
     done_now: int
     seconds: float
+    pace: Pace | None = None
+    """How fast the units went that this command did; None where there was none to do."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ A stage takes and gives Arrow tables of `records.record_schema`; the ids travel 
 to repeat: nothing is written but span files, under names of their own.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,16 @@ from pipelines.verdicts import filters_of, thresholds_key
 
 BYTES_PER_FILE = 64 << 20
 """Of records of frames that wait in a worker for their span file."""
+REPORTED = [
+    "unit_id",
+    "outcome",
+    "error_class",
+    "num_frames",
+    "num_clips",
+    "decode_cpu_seconds",
+    "tokenize_seconds",
+]
+"""Columns of a record that travel back to the command, with the seconds of the worker."""
 
 
 @cache
@@ -68,14 +79,14 @@ def _decoded(span: Span, config: ExtractConfig) -> Decoded:
 
 def extract_spans(spans: pa.Table, config: ExtractConfig, out: str) -> Iterator[pa.Table]:
     """Spans to span files of frames, a new one whenever BYTES_PER_FILE are there."""
-    write, waiting = WriteRecords(out), []
+    write, waiting, began = WriteRecords(out), [], time.perf_counter()
     for table in decode_spans(spans, config):
         waiting.append(table)
         if sum(one.nbytes for one in waiting) >= BYTES_PER_FILE:
-            yield write(pa.concat_tables(waiting))
-            waiting = []
+            yield write(pa.concat_tables(waiting), began)
+            waiting, began = [], time.perf_counter()
     if waiting:
-        yield write(pa.concat_tables(waiting))
+        yield write(pa.concat_tables(waiting), began)
 
 
 def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:
@@ -106,10 +117,14 @@ def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True, slots=True)
 class WriteRecords:
-    """Puts a batch of records into a span file and passes on what progress needs to know of them."""
+    """Puts a batch of records into a span file and passes on what progress and pace need to know of them."""
 
     out: str
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, began: float) -> pa.Table:
+        """`began`: of the work on this batch, by `time.perf_counter`."""
         records.write(self.out, table)
-        return table.select(["unit_id", "outcome", "error_class", "num_frames", "num_clips"])
+        each = (time.perf_counter() - began) / max(1, table.num_rows)
+        return table.select(REPORTED).append_column(
+            "worker_seconds", pa.array([each] * table.num_rows, pa.float64())
+        )

@@ -29,8 +29,9 @@ class TokenizeRecords:
 
     def finish(self, tables: Iterable[pa.Table]) -> pa.Table:
         """Encodes the records as they come, so that the frames of one span are there at a time."""
+        began = time.perf_counter()
         rows = list(self._encoder.encode(row for table in tables for row in table.to_pylist()))
-        return self._write(pa.Table.from_pylist(rows, schema=records.record_schema("tokens")))
+        return self._write(pa.Table.from_pylist(rows, schema=records.record_schema("tokens")), began)
 
 
 class DecodeAndTokenize:
