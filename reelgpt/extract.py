@@ -21,7 +21,7 @@ from pipelines.config import (
 from pipelines.derive import derive
 from pipelines.job import DeriveJob, VideoJob
 from pipelines.shards import ShardSet
-from reelgpt import shard_summary
+from reelgpt import shard_summary, tracked_build
 from reelgpt.command import InputUri, Outcome, OutputUri
 from reelgpt.console import track
 from reelgpt.given_set import given_set, refuse_without_effect
@@ -54,6 +54,8 @@ class Extract:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     pack: PackConfig = field(default_factory=PackConfig)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    track: bool = True
+    """Record counts and speed in MLflow, where MLFLOW_TRACKING_URI is set or an mlflow.db is here."""
     json: bool = False
     """One JSON object as the last line of stdout."""
 
@@ -66,7 +68,8 @@ class Extract:
                 built = build_from_videos(self._video_job(), bar.update)
             else:
                 built = derive(self._derive_job(given), bar.update)
-        return shard_summary.outcome(built, self.out, self.max_failed)
+        run_id = tracked_build.record("extract", built, self.out) if self.track else None
+        return shard_summary.outcome(built, self.out, self.max_failed, run_id)
 
     def _check_effects(self, given: ShardSet | None) -> None:
         default = Extract(videos=(), out="")

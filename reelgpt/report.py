@@ -81,6 +81,7 @@ def write_report(
             "trainings": trainings,
             "training_rows": sections.training_rows(trainings),
             "data": sections.describe_data(data_set) if data_set else None,
+            "paces": sections.describe_paces([one for one in (frame_set, token_set) if one]),
             "lineage": sections.lineage(trainings, data_set),
             "mlflow_line": mlflow_line(),
             "version": importlib.metadata.version("reelgpt"),

@@ -12,6 +12,7 @@ from infra import storage
 from infra.errors import UsageError
 from model.bundle import RECORD, BundleInfo, read_bundle
 from model.metrics import psnr
+from pipelines.pace import recorded, sentence
 from pipelines.shards import ShardSet, Split, frames_of
 from reelgpt.pictures import Curve, Frames, chart, film_strip
 from training.run_directory import RunDirectory
@@ -37,6 +38,21 @@ def describe_data(data: ShardSet) -> dict[str, Any]:
         "rejects": rejects[:MOST_ROWS],
         "num_rejects_unlisted": max(0, len(rejects) - MOST_ROWS),
     }
+
+
+def describe_paces(sets: Sequence[ShardSet]) -> list[dict[str, str]]:
+    """How fast each set was made, and what the machine would have allowed."""
+    paces = [(data.manifest.kind, recorded(data.uri)) for data in sets]
+    return [
+        {
+            "made": kind,
+            "clips/s": f"{pace['clips_per_second']:,.1f}",
+            "hours of video an hour": f"{pace['video_hours_per_hour']:,.1f}",
+            "beside the limit": sentence(pace),
+        }
+        for kind, pace in paces
+        if pace
+    ]
 
 
 def _source_rows(data: ShardSet, spans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from rich.table import Table
 from infra.errors import ConfigError
 from pipelines.error_classes import ERROR_CLASSES
 from pipelines.job import Built
+from pipelines.pace import sentence
 from reelgpt.command import Outcome
 
 OVER_FAILURE_BUDGET = 3
@@ -18,7 +19,7 @@ def check_budget(max_failed: float) -> None:
         raise ConfigError(f"max_failed={max_failed:g} is not a share; give a number from 0 to 1, such as 0.1")
 
 
-def outcome(built: Built, out: str, max_failed: float) -> Outcome:
+def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None = None) -> Outcome:
     """The result of a build; exit code 3 where a larger share of the sources failed than allowed.
 
     Sources fail where they are decoded: a set made from another set is not judged for them again.
@@ -36,6 +37,8 @@ def outcome(built: Built, out: str, max_failed: float) -> Outcome:
         "done_before": built.done_before,
         "done_now": built.done_now,
         "seconds": round(built.seconds, 3),
+        "pace": built.pace.summary() if built.pace else None,
+        "mlflow_run_id": mlflow_run_id,
         "failed_share": round(share, 6),
         "over_failure_budget": over,
         "totals": totals,
@@ -73,4 +76,13 @@ def _rows(built: Built, totals: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [("rejected", f"{count:,} clips: {reason}") for reason, count in totals["rejected_clips"].items()]
     rows += [("failed", f"{count:,} spans: {name} ({ERROR_CLASSES[name]})") for name, count in failed.items()]
     rows += [("damaged", f"{count:,} spans in part: {name}") for name, count in damaged.items()]
+    if built.pace:
+        rows += _pace_rows(built.pace.summary())
     return [*rows, ("fingerprint", built.manifest.fingerprint), ("seconds", f"{built.seconds:.1f}")]
+
+
+def _pace_rows(pace: dict[str, Any]) -> list[tuple[str, str]]:
+    rates = (
+        f"{pace['clips_per_second']:,.1f} clips/s, {pace['video_hours_per_hour']:,.1f} hours of video an hour"
+    )
+    return [("speed", rates), ("", sentence(pace))]

@@ -22,7 +22,7 @@ from pipelines.config import (
 from pipelines.derive import derive
 from pipelines.job import DeriveJob, FramesJob, TokenizerRef, VideoJob
 from pipelines.shards import ShardSet
-from reelgpt import shard_summary
+from reelgpt import shard_summary, tracked_build
 from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
 from reelgpt.console import track
 from reelgpt.given_set import given_set, refuse_without_effect
@@ -62,6 +62,8 @@ class Tokenize:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     pack: PackConfig = field(default_factory=PackConfig)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    track: bool = True
+    """Record counts and speed in MLflow, where MLFLOW_TRACKING_URI is set or an mlflow.db is here."""
     json: bool = False
     """One JSON object as the last line of stdout."""
 
@@ -76,7 +78,8 @@ class Tokenize:
                 built = build_from_frames(self._frames_job(given), bar.update)
             else:
                 built = derive(self._derive_job(given), bar.update)
-        return shard_summary.outcome(built, self.out, self.max_failed)
+        run_id = tracked_build.record("tokenize", built, self.out) if self.track else None
+        return shard_summary.outcome(built, self.out, self.max_failed, run_id)
 
     def _check_effects(self, given: ShardSet | None) -> None:
         default = Tokenize(inputs=(), out="")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import UsageError
+from pipelines import pace
+from pipelines.pace import Devices, Meter
 from pipelines.shards import ShardSet
 from reelgpt import report_sections
 from reelgpt.generate import Generate
@@ -131,6 +133,16 @@ def test_a_table_that_is_cut_says_how_many_rows_are_left_out(
 def test_a_report_of_frames_alone_is_a_page_too(frame_set: str) -> None:
     Report(out="report.html", frames=frame_set).run()
     assert "held-out.mp4" in Path("report.html").read_text()
+
+
+def test_the_page_tells_how_fast_a_set_was_made_and_what_kept_it(frame_set: str) -> None:
+    Report(out="before.html", frames=frame_set).run()
+    assert "How fast" not in Path("before.html").read_text()
+    meter = Meter()
+    pace.record(frame_set, meter.pace(Devices(cores=2), seconds_per_clip=None, fps=8.0))
+    Report(out="after.html", frames=frame_set).run()
+    assert "How fast" in Path("after.html").read_text()
+    assert "of what 2 cores can do" in Path("after.html").read_text()
 
 
 def test_a_report_of_nothing_is_refused() -> None:
