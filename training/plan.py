@@ -105,7 +105,7 @@ def state_bytes(
 
 
 def activation_bytes(config: GPTConfig, num_tokens: int, num_targets: int, run: RunConfig) -> float:
-    """Of one sequence, kept from forward to backward, with an attention that keeps no scores.
+    """Of one sequence, kept from forward to backward, with an attention that keeps no scores and fused norms.
 
     What a block keeps, after arXiv 2205.05198, section 4.1: what enters its norms and products. Elements a
     token: 6 D around norms, attention and residuals, 3 times queries, keys and values (product, norm,
@@ -180,8 +180,9 @@ def _shape(objective: PredictConfig, data: TrainingData) -> GPTConfig:
 
 def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:
     """Of every stage that there is in this dtype, without offload and with it."""
+    chosen = _layout(config.engine)
     ways = [
-        replace(config.engine, zero_stage=stage, offload_optimizer=optimizer, offload_parameters=parameters)
+        replace(chosen, zero_stage=stage, offload_optimizer=optimizer, offload_parameters=parameters)
         for stage in (STAGES if config.engine.dtype == "fp32" else STAGES[1:])
         for optimizer, parameters in OFFLOADS
         if (stage or not optimizer) and (stage == 3 or not parameters)
@@ -192,7 +193,7 @@ def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:
                 "zero_stage": engine.zero_stage,
                 "offload_optimizer": engine.offload_optimizer,
                 "offload_parameters": engine.offload_parameters,
-                "is_chosen": engine == config.engine,
+                "is_chosen": engine == chosen,
                 "device": asdict(states.device) | {"total": states.device.total},
                 "host": asdict(states.host) | {"total": states.host.total},
             }
@@ -200,6 +201,16 @@ def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:
             for states in [_states(config, engine, num_parameters)]
         ]
     }
+
+
+def _layout(engine: EngineConfig) -> EngineConfig:
+    """What of it the states' bytes depend on, free of what does not go with every stage."""
+    return EngineConfig(
+        zero_stage=engine.zero_stage,
+        dtype=engine.dtype,
+        offload_optimizer=engine.offload_optimizer,
+        offload_parameters=engine.offload_parameters,
+    )
 
 
 def _states(config: RunConfig, engine: EngineConfig, num_parameters: int) -> StateBytes:

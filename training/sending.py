@@ -47,8 +47,10 @@ class Sending:
         while not is_last:
             is_last = self._ending.is_set()  # before it sends: what comes meanwhile is another turn's
             self._news.clear()
-            self._try()
-            self._tried.set()
+            try:
+                self._try()
+            finally:
+                self._tried.set()
             if not is_last:
                 self._rest()
 

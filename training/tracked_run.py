@@ -38,8 +38,7 @@ class Tracking:
         self._sending: Sending | None = None
         record = run.ranks.on_first(lambda: tracking_record.begun(run.directory.path, resumed_key))
         self.key = record.run_key
-        if run.ranks.is_first and is_told(run.config):
-            tracking.prepare()
+        if run.ranks.on_first(lambda: _prepared(run.config)) and run.ranks.is_first:
             self._telling = Telling(run.directory, run.config, run.data)
             self._sending = Sending(self._send, on_trouble=self._say)
 
@@ -75,6 +74,12 @@ class Tracking:
 
 def is_told(config: RunConfig) -> bool:
     return config.track and tracking.available()
+
+
+def _prepared(config: RunConfig) -> bool:
+    if is_told(config):
+        tracking.prepare()
+    return is_told(config)
 
 
 def mend(directory: RunDirectory, config: RunConfig, data: "TrainingData", status: Status) -> None:

@@ -95,11 +95,11 @@ def run_config(engine: EngineConfig, world_size: int) -> RunConfig:
     )
 
 
-def objective(config: RunConfig) -> Any:
+def objective(config: RunConfig, *, num_codes: int = 16, code_levels: tuple[int, ...] = (4, 4)) -> Any:
     assert isinstance(config.objective, PredictConfig)
-    vocabulary = Vocabulary(num_codes=16)
+    vocabulary = Vocabulary(num_codes=num_codes)
     shape = config.objective.model.config(
-        vocabulary_size=vocabulary.size, context_tokens=20, code_levels=(4, 4)
+        vocabulary_size=vocabulary.size, context_tokens=400, code_levels=code_levels
     )
     return Predict(config.objective, shape, vocabulary)
 

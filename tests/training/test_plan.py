@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from infra import configs
 from infra.errors import ConfigError
@@ -14,11 +17,13 @@ from model.gpt import GPT
 from model.tokenizer import Tokenizer
 from pipelines.shards import ShardSet
 from tests.training import runs
+from tests.training.memory_probe import objective, run_config
 from training.data import open_data
 from training.engine_config import EngineConfig
 from training.flops import count_parameters, training_flops_per_token
-from training.objective_config import ReconstructConfig
-from training.plan import GB, STAGES, Machine, plan, state_bytes, with_world_size
+from training.objective_config import PredictConfig, ReconstructConfig
+from training.objectives import Learner
+from training.plan import GB, STAGES, Machine, activation_bytes, plan, state_bytes, with_world_size
 from training.recipes import get_recipe
 
 TOLERANCE = 0.06
@@ -121,6 +126,30 @@ def test_two_real_ranks_hold_what_was_planned() -> None:
         assert real["bytes"] == pytest.approx(planned.device.total + planned.host.total, rel=TOLERANCE), case
 
 
+@pytest.mark.parametrize(("layers", "hidden", "grid"), [(6, 256, (4, 4, 4)), (2, 384, (4, 8, 8))])
+def test_a_forward_pass_keeps_what_was_planned(layers: int, hidden: int, grid: tuple[int, int, int]) -> None:
+    """In fp32. In half precision norms that are not fused, as on a CPU, keep fp32 copies beside that."""
+    base = run_config(EngineConfig(zero_stage=2), 1)
+    assert isinstance(base.objective, PredictConfig)
+    shape = replace(base.objective.model, model_dim=128, num_layers=layers, hidden_dim=hidden, dropout=0.0)
+    config = replace(base, objective=replace(base.objective, model=shape))
+    predict = objective(config, num_codes=1000, code_levels=(8, 5, 5, 5))
+    learner, clips = Learner(predict), [np.zeros(grid, np.uint16)] * 2
+    examples, kept = predict.examples(clips, None), dict[int, Tensor]()
+    own = {parameter.untyped_storage().data_ptr() for parameter in learner.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        learner(examples)
+    real = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+    num_tokens, num_targets = examples["tokens"].shape[1], int(examples["is_target"].sum()) // 2
+    planned = 2 * activation_bytes(predict._gpt_config, num_tokens, num_targets, config)
+    assert real == pytest.approx(planned, rel=0.12)
+
+
 def test_what_is_offloaded_leaves_the_device() -> None:
     engine = EngineConfig(zero_stage=3, dtype="bf16", offload_optimizer=True, offload_parameters=True)
     all_of_it = state_bytes(1000, engine, world_size=2, has_average=True)
@@ -138,3 +167,10 @@ def test_every_way_to_lay_the_states_is_shown_once(token_set: ShardSet) -> None:
     ways = [(s["zero_stage"], s["offload_optimizer"], s["offload_parameters"]) for s in states]
     assert len(ways) == len(set(ways)) == 1 + 2 + 2 + 4
     assert [s["zero_stage"] for s in states if s["is_chosen"]] == [config.engine.zero_stage]
+
+
+@pytest.mark.parametrize("recipe", ["gpt_tiny", "gpt_350m"])
+def test_every_recipe_of_a_gpt_can_be_planned(recipe: str, token_set: ShardSet) -> None:
+    config = get_recipe(recipe)
+    facts = plan(config, open_data(config, token_set.uri), Machine())
+    assert sum(states["is_chosen"] for states in facts["states"]) == 1
