@@ -159,7 +159,8 @@ def list_files(uri: str) -> list[FileInfo]:
             found: Iterable[FileInfo] = _local_files(absolute(uri))
         else:
             found = _remote_files(*object_stores.open_remote(uri))
-    files = [file for file in found if not local_files.UNFINISHED.search(file.name)]
+        # here, while what storage answers is explained: they are generators
+        files = [file for file in found if not local_files.UNFINISHED.search(file.name)]
     return sorted(files, key=lambda file: file.name)
 
 

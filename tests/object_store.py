@@ -15,10 +15,19 @@ START_ATTEMPTS = 3
 ACCESS_KEY, SECRET_KEY = "test-key", "test-secret"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ObjectStore:
     environment: dict[str, str]
     """What fsspec needs to reach it, as users give it."""
+    _server: "Server"
+
+    def go_away(self) -> None:
+        """As a machine that lost its power: nobody listens any more."""
+        self._server.kill()
+
+    def come_back(self) -> None:
+        """At the same address, with what it had."""
+        self._server.restart()
 
 
 @contextlib.contextmanager
@@ -31,53 +40,66 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
     users.write_text(
         json.dumps({"identities": [{"name": "test", "credentials": [keys], "actions": actions}]})
     )
-    server, port = _start(folder, users)
+    server = _started(folder, users)
+    environment = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.ports['s3.port']}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     try:
-        yield ObjectStore(
-            {
-                "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-                "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "AWS_DEFAULT_REGION": "us-east-1",
-            }
-        )
+        yield ObjectStore(environment, server)
     finally:
-        _kill(server)
+        server.kill()
 
 
-def _start(folder: Path, users: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """The server and its S3 port; tried again where somebody took one of its ports in between."""
-    for attempt in range(START_ATTEMPTS):
-        names = ("s3.port", "master.port", "volume.port", "filer.port")
-        ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        command = [
+class Server:
+    """The process, which may end and begin again."""
+
+    def __init__(self, folder: Path, users: Path, ports: dict[str, int]) -> None:
+        self.ports = ports
+        self._folder = folder
+        self._command = [
             str(Path(sys.executable).with_name("weed")), "server", "-s3", f"-s3.config={users}",
             f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=0",
             "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
             "-s3.port.iceberg=0", "-s3.port.lance=0",
             *(f"-{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
-        with open(folder / f"server-{attempt}.log", "wb") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
-        if _answers(ports["s3.port"], server):
-            return server, ports["s3.port"]
-        _kill(server)
-    raise TimeoutError(f"no S3 server came up in {START_ATTEMPTS} tries; see the logs in {folder}")
+        self._process = self._begin()
+
+    def kill(self) -> None:
+        """At once: asked kindly, it takes half a minute."""
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        self._process = self._begin()
+        assert self.answers(), f"the S3 server did not come back; see the log in {self._folder}"
+
+    def answers(self) -> bool:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            address = "127.0.0.1", self.ports["s3.port"]
+            with contextlib.suppress(OSError), socket.create_connection(address, 1):
+                return True
+            time.sleep(0.2)
+        return False
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        with open(self._folder / "server.log", "ab") as log:
+            return subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self._folder)
 
 
-def _answers(port: int, server: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return True
-        time.sleep(0.2)
-    return False
-
-
-def _kill(server: subprocess.Popen[bytes]) -> None:
-    """At once: asked kindly, it takes half a minute."""
-    server.kill()
-    server.wait()
+def _started(folder: Path, users: Path) -> Server:
+    """The server; tried again where somebody took one of its ports in between."""
+    names = ("s3.port", "master.port", "volume.port", "filer.port")
+    for _ in range(START_ATTEMPTS):
+        server = Server(folder, users, dict(zip(names, _free_ports(len(names)), strict=True)))
+        if server.answers():
+            return server
+        server.kill()
+    raise TimeoutError(f"no S3 server came up in {START_ATTEMPTS} tries; see the log in {folder}")
 
 
 def _free_ports(count: int) -> list[int]:

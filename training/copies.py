@@ -8,10 +8,12 @@ uploaded with the next checkpoint.
 """
 
 import os
+import sys
 
 from infra import storage
-from infra.errors import CheckpointError, StorageError
+from infra.errors import CheckpointError, ReelgptError, StorageError
 from training import checkpoints, manifest
+from training.checkpoints_config import CheckpointsConfig
 from training.manifest import MANIFEST, Checkpoint, Damage
 from training.verified_files import problem_of
 
@@ -29,6 +31,18 @@ class Copies:
     def committed(self) -> tuple[list[Checkpoint], list[Damage]]:
         """As `manifest.committed`, of the copies. Raises StorageError where the place cannot be reached."""
         return manifest.committed(self.root)
+
+    def catch_up(self, config: CheckpointsConfig) -> None:
+        """Brings there what is missing and forgets what is old. Whatever the place answers, it is not the
+        run's end: it is said, and what is owed is brought at the next time."""
+        try:
+            self.upload_missing()
+            self.prune(keep_last=config.keep_last, keep_every_steps=config.keep_every_steps)
+        except ReelgptError as error:
+            sys.stderr.write(
+                f"{error}; training goes on, and the checkpoint is copied with the next one, "
+                f"or when the command is repeated\n"
+            )
 
     def upload_missing(self) -> None:
         """Brings the checkpoints there that are here alone, the oldest first. Raises StorageError."""
@@ -83,3 +97,9 @@ class Copies:
             source, place = storage.join(self._uri, name), storage.join(self._run_dir, name)
             if not os.path.exists(place) and storage.exists(source):
                 storage.fetch(source, place)
+
+
+def bring_owed(run_dir: str, config: CheckpointsConfig) -> None:
+    """What the second place of a finished run has missed."""
+    if config.copy_to is not None:
+        Copies(run_dir, config.copy_to).catch_up(config)

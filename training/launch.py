@@ -23,6 +23,7 @@ from infra.errors import ReelgptError, Stopped, UsageError
 from training import announced
 from training.answers import Summary, require_no_password, surroundings
 from training.config import RunConfig
+from training.copies import bring_owed
 from training.data import TrainingData, open_data
 from training.deepspeed_settings import inline
 from training.following import OnMetrics, followed
@@ -66,6 +67,8 @@ def train(
         directory.check(config, opened, resume=resume)
     summary = None if resume.isdigit() else directory.finished()
     if summary is not None:
+        if leads:
+            bring_owed(directory.path, config.checkpoints)
         if leads and is_owing(directory, config, summary):
             with directory.lease():
                 summary = settle(directory, config, opened, directory.finished() or summary)

@@ -6,14 +6,13 @@ another rank, so that nothing can wait for a word that a dead thread owes.
 """
 
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from infra.errors import CheckpointError, ReelgptError, StorageError
+from infra.errors import CheckpointError, ReelgptError
 from training import checkpoints
 from training.background import Background
 from training.copies import Copies
@@ -164,13 +163,8 @@ class Saving:
         checkpoints.prune(
             self._root, keep_last=keep_last, keep_every_steps=keep_every_steps, unwanted=self._unwanted
         )
-        if self._copies is None:
-            return
-        try:
-            self._copies.upload_missing()
-            self._copies.prune(keep_last=keep_last, keep_every_steps=keep_every_steps)
-        except StorageError as error:
-            sys.stderr.write(f"{error}; training goes on, and the checkpoint is copied with the next one\n")
+        if self._copies is not None:
+            self._copies.catch_up(self._config)
 
     @contextmanager
     def _stalling(self) -> Iterator[None]:

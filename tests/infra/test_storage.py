@@ -47,6 +47,11 @@ def test_files_are_listed_by_relative_name_without_unfinished_writes(tmp_path: P
     assert storage.list_files(str(tmp_path / "nowhere")) == []
 
 
+def test_what_goes_wrong_in_a_listing_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the name is too long"):
+        storage.list_files(str(tmp_path / ("n" * 300)))
+
+
 def test_a_glob_names_files_relative_to_its_fixed_part(tmp_path: Path) -> None:
     for name in ("day-1/a.mp4", "day-2/a.mp4", "day-2/b.txt"):
         storage.write(str(tmp_path / name), b"x")

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,9 @@ class Bench:
         """Its summary, or what it refused with."""
         return self.workers.run(*self.arguments(run_dir, *options), **how)
 
-    def killed(self, run_dir: Path, *options: str, rank: int, fault: str, **how: Any) -> None:
-        """A run whose worker `rank` the fault kills."""
-        group = self.start(run_dir, *options, fault=fault, **how)
+    def killed(self, run_dir: Path, *options: str, rank: int, faults: Sequence[str], **how: Any) -> None:
+        """A run whose worker `rank` the faults kill."""
+        group = self.start(run_dir, *options, faults=faults, **how)
         codes = group.codes()
         assert codes[rank] == -signal.SIGKILL, (codes, group.said())
         assert all(codes), (codes, group.said())

@@ -26,7 +26,7 @@ def stage_option(stage: int) -> str:
 
 
 def kill_and_go_on(bench: Bench, run_dir: Path, stage: int, moment: Moment) -> None:
-    bench.killed(run_dir, stage_option(stage), rank=moment.rank, fault=faults.at(moment))
+    bench.killed(run_dir, stage_option(stage), rank=moment.rank, faults=[faults.at(moment)])
     steps_before = runs.steps_logged(run_dir)
     summary = bench.goes_on(run_dir, stage_option(stage))
     assert summary["resumed_from"] <= steps_before
@@ -54,6 +54,6 @@ def test_killed_over_and_over_it_comes_to_its_end(bench: Bench, tmp_path: Path, 
     run_dir, options = tmp_path / "run", (stage_option(stage), "--checkpoints.every-steps=1")
     moments = [Moment(step % 2, step, place) for step, place in ((3, "update"), (6, "beside"), (9, "data"))]
     for moment in moments:
-        bench.killed(run_dir, *options, rank=moment.rank, fault=faults.at(moment))
+        bench.killed(run_dir, *options, rank=moment.rank, faults=[faults.at(moment)])
         assert runs.newest_committed(run_dir) >= moment.step - 3
     bench.goes_on(run_dir, *options)

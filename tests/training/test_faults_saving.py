@@ -38,7 +38,7 @@ def options_of(stage: int) -> tuple[str, ...]:
 
 
 def die_in(bench: Bench, run_dir: Path, stage: int, rank: int, **where: str) -> None:
-    bench.killed(run_dir, *options_of(stage), rank=rank, fault=faults.in_file(rank=rank, **where))
+    bench.killed(run_dir, *options_of(stage), rank=rank, faults=[faults.in_file(rank=rank, **where)])
 
 
 @pytest.mark.exhaustive
@@ -98,7 +98,7 @@ def test_a_slow_worker_holds_up_no_step_before_the_next_save(bench: Bench, tmp_p
     run_dir, reached = tmp_path / "run", tmp_path / "reached"
     slow = faults.in_file("rank_1", part="/step-00000003", before=SLEEP_UNTIL.format(path=str(reached)))
     reaching = faults.at(Moment(0, 5, "beside"), f"open({str(reached)!r}, 'w')")
-    summary = bench.run(run_dir, *options_of(2), fault=slow + reaching)
+    summary = bench.run(run_dir, *options_of(2), faults=[slow, reaching])
     faults.require_same(run_dir, summary, bench.undisturbed(*options_of(2)))
 
 
@@ -110,7 +110,7 @@ def test_killed_while_a_slow_worker_writes_it_goes_on_from_the_checkpoint_before
     run_dir, struck = tmp_path / "run", tmp_path / "struck"
     slow = faults.in_file("rank_1", part=FOLDER, before=SLEEP_UNTIL.format(path=str(struck)))
     strike = faults.at(Moment(rank, 8, "update"), f"open({str(struck)!r}, 'w'); {KILL}")
-    bench.killed(run_dir, *options_of(2), rank=rank, fault=slow + strike)
+    bench.killed(run_dir, *options_of(2), rank=rank, faults=[slow, strike])
     assert bench.goes_on(run_dir, *options_of(2))["resumed_from"] == 3
 
 
@@ -153,8 +153,8 @@ def test_a_worker_whose_files_may_not_grow_ends_the_run_for_all(
     """As on a disk or within a quota that only one of them has used up."""
     run_dir, options = tmp_path / "run", options_of(2)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))"
-    group = bench.start(run_dir, *options, fault=faults.at(Moment(rank, 5, "data"), limit))
+    group = bench.start(run_dir, *options, faults=[faults.at(Moment(rank, 5, "data"), limit)])
     assert group.codes() == [1, 1], group.said()
-    assert "File too large; make room and repeat the command" in (group.folder / "0.out").read_text()
+    assert "File too large; make room and repeat the command" in group.output()
     assert runs.newest_committed(run_dir) == 3
     assert bench.goes_on(run_dir, *options)["resumed_from"] == 3

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -59,8 +59,12 @@ class Group:
         codes = self.codes()
         assert codes[0] == code, (codes, self.said())
         assert code or not any(codes), (codes, self.said())
-        answer: dict[str, Any] = json.loads((self.folder / "0.out").read_text().strip().splitlines()[-1])
+        answer: dict[str, Any] = json.loads(self.output().strip().splitlines()[-1])
         return answer | {"stderr": (self.folder / "0.err").read_text()}
+
+    def output(self) -> str:
+        """What the first worker wrote to stdout."""
+        return (self.folder / "0.out").read_text()
 
     def said(self) -> str:
         return "\n".join(path.read_text()[-3000:] for path in sorted(self.folder.glob("*.err")))
@@ -83,14 +87,16 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._server.communicate()
 
-    def start(self, *arguments: str, world_size: int = 2, fault: str = "", alone: bool = False) -> Group:
-        """`reelgpt train` with these arguments on each of `world_size` workers. `fault`: Python that each
+    def start(
+        self, *arguments: str, world_size: int = 2, faults: Sequence[str] = (), alone: bool = False
+    ) -> Group:
+        """`reelgpt train` with these arguments on each of `world_size` workers. `faults`: Python that each
         runs first, with `rank` set. `alone`: one command that nobody launched."""
         self._count += 1
         folder = self._folder / f"group-{self._count}"
         folder.mkdir(parents=True)
         request = {
-            "start": ["train", *arguments, "--json"], "world_size": world_size, "fault": fault,
+            "start": ["train", *arguments, "--json"], "world_size": world_size, "faults": list(faults),
             "folder": str(folder), "port": None if alone else _free_port(),
         }  # fmt: skip
         return Group(self, self.ask(request), folder)
@@ -153,7 +159,8 @@ def _become_worker(request: dict[str, Any], rank: int) -> None:
         }  # fmt: skip
     code = 1
     try:
-        exec(request["fault"], {"rank": rank})
+        for fault in request["faults"]:
+            exec(fault, {"rank": rank})
         code = main(request["start"])
     except BaseException:  # noqa: BLE001 - a worker ends with its traceback, as any program
         sys.excepthook(*sys.exc_info())
