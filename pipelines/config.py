@@ -165,15 +165,25 @@ class SplitConfig:
             raise ConfigError(f"validation_share={self.validation_share:g} is outside [0, 1)")
 
 
+FEWEST_CLIPS_PER_ROW_GROUP = 32
+"""However large a clip is: a window of row groups is what is shuffled."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackConfig:
     shard_bytes: int = 128 * MIB
     """Frames or codes in a shard, before compression: what packing holds in memory at a time."""
-    clips_per_row_group: int = 32
+    clips_per_row_group: int | None = None
+    """What training reads at a time. None: as many as hold a MiB, but at least 32."""
 
     def __post_init__(self) -> None:
         _at_least("shard_bytes", self.shard_bytes, 1)
-        _at_least("clips_per_row_group", self.clips_per_row_group, 1)
+        if self.clips_per_row_group is not None:
+            _at_least("clips_per_row_group", self.clips_per_row_group, 1)
+
+    def rows_per_group(self, clip_bytes: int) -> int:
+        """Below a MiB, opening a row group costs its reader more than what is in it."""
+        return self.clips_per_row_group or max(FEWEST_CLIPS_PER_ROW_GROUP, MIB // clip_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

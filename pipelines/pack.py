@@ -185,8 +185,12 @@ def _order(clip_id: str) -> str:
 
 
 def _clips_per_shard(bucket: Bucket, recipe: Recipe) -> int:
+    return max(1, recipe.pack.shard_bytes // _clip_bytes(bucket, recipe))
+
+
+def _clip_bytes(bucket: Bucket, recipe: Recipe) -> int:
     bytes_per_value = 2 if recipe.kind == "tokens" else 1
-    return max(1, recipe.pack.shard_bytes // (math.prod(bucket.shape) * bytes_per_value))
+    return math.prod(bucket.shape) * bytes_per_value
 
 
 def _scratch_file(scratch: str, shard: tuple[Bucket, int]) -> str:
@@ -205,9 +209,8 @@ def _with_digests(table: pa.Table, digests: list[bytes]) -> pa.Table:
 
 
 def _write_shard(out: str, recipe: Recipe, bucket: Bucket, path: str, table: pa.Table) -> ShardEntry:
-    return shards.write_shard(
-        out, table, path=path, split=bucket.split, rows_per_group=recipe.pack.clips_per_row_group
-    )
+    rows = recipe.pack.rows_per_group(_clip_bytes(bucket, recipe))
+    return shards.write_shard(out, table, path=path, split=bucket.split, rows_per_group=rows)
 
 
 def _write_table(out: str, name: str, generation: int, table: pa.Table) -> TableEntry:

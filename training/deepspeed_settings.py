@@ -63,14 +63,14 @@ def settings_of(config: RunConfig, world_size: int) -> dict[str, Any]:
             f"take those keys out of it, or change the settings"
         )
     merged = {"steps_per_print": None} | _merged(theirs, ours)
-    if not config.engine.zero_stage:
+    if not config.engine.stage_among(world_size):
         merged["gradient_clipping"] = 0.0  # done by the engine, which then knows the norm
     return merged
 
 
 def _ours(config: RunConfig, world_size: int) -> dict[str, Any]:
     engine, batches = config.engine, config.batches
-    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    zero: dict[str, Any] = {"stage": engine.stage_among(world_size)}
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     if engine.offload_parameters:

@@ -38,7 +38,7 @@ class Engine:
     def __init__(self, learner: Learner, config: RunConfig, ranks: Ranks) -> None:
         self._ranks = ranks
         self._config = config.engine
-        self._stage = config.engine.zero_stage
+        self._stage = config.engine.stage_among(ranks.world_size)
         self._clip_norm = config.optimizer.clip_norm
         self._plain_norm = torch.zeros(())
         if config.engine.checkpoint_activations:

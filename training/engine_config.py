@@ -79,7 +79,8 @@ class OptimizerConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed shards over the workers: 0 nothing, 1 optimizer state, 2 gradients, 3 weights too."""
+    """What DeepSpeed shards over the workers: 0 nothing, 1 optimizer state, 2 gradients, 3 weights too. A
+    lone worker in fp32 has nobody to share with, and runs as stage 0."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of weights and activations; beside bf16 and fp16 the optimizer keeps fp32 weights of its own. fp16
     scales its losses: a step whose gradients overflow changes no weight, and counts all the same."""
@@ -113,3 +114,14 @@ class EngineConfig:
                 "engine.compile does not go with engine.zero_stage 3, whose weights come and go; "
                 "give stage 0, 1 or 2, or leave one of them out"
             )
+
+    def stage_among(self, world_size: int) -> int:
+        """The stage that runs.
+
+        For a lone worker in fp32 every stage does what stage 0 does, and the others copy weights and
+        gradients on the way. With a DeepSpeed JSON it is the stage that the JSON was written for.
+        """
+        holds_copies = self.dtype != "fp32" or self.offload_optimizer or self.offload_parameters
+        if world_size == 1 and not holds_copies and self.deepspeed_config is None:
+            return 0
+        return self.zero_stage

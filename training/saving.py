@@ -194,7 +194,8 @@ def copies_of(run: Run) -> Copies | None:
 
 def layout(run: Run) -> dict[str, int]:
     """How the state lies in the files: in another one it must be converted."""
-    return {"world_size": run.ranks.world_size, "zero_stage": run.config.engine.zero_stage}
+    world_size = run.ranks.world_size
+    return {"world_size": world_size, "zero_stage": run.config.engine.stage_among(world_size)}
 
 
 def versions() -> dict[str, str]:

@@ -39,12 +39,14 @@ def load(engine: Engine, root: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def tiny(**engine: Any) -> RunConfig:
+    """With a DeepSpeed JSON, so that even a lone worker runs the stage that is asked for."""
     recipe = get_recipe("gpt_tiny")
     assert isinstance(recipe.objective, PredictConfig)
     shape = replace(
         recipe.objective.model, model_dim=16, num_heads=2, num_kv_heads=1, hidden_dim=32, dropout=0.1
     )
     average = engine.pop("ema_decay", None)
+    engine = {"deepspeed_config": "{}"} | engine
     return replace(
         recipe,
         objective=replace(recipe.objective, prefix_frames=1, model=shape),
@@ -129,6 +131,20 @@ def test_an_average_is_kept_measured_published_and_resumed_at_every_stage(
     assert load(resumed.engine, tmp_path, saved) == {"step": 2}
     assert resumed.steps(3, 4) == after[0]
     assert all(torch.equal(value, after[1][name]) for name, value in resumed.weights().items())
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_lone_worker_in_fp32_does_at_every_stage_what_it_does_at_0(
+    stage: int, token_set: ShardSet, tmp_path: Path
+) -> None:
+    plain = Training(tiny(zero_stage=0), token_set)
+    expected = plain.steps(1, 2, 3, 4)
+    lone = Training(tiny(zero_stage=stage, deepspeed_config=None), token_set)
+    assert lone.steps(1, 2) == expected[:2]
+    saved = save(lone.engine, tmp_path, {"step": 2})
+    resumed = Training(tiny(zero_stage=0), token_set)
+    load(resumed.engine, tmp_path, saved)
+    assert resumed.steps(3, 4) == expected[2:]
 
 
 @pytest.mark.parametrize(
