@@ -6,13 +6,15 @@ the order of prediction alone. Keys and values can be kept in a cache of fixed s
 Shapes: B sequences, L tokens, D model, H heads of queries, G heads of keys and values, K head width.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.config import GPTConfig
+from model.rms_norm import RMSNorm, is_by_hand
 
 NUM_AXES = 3
 
@@ -25,8 +27,8 @@ class Attention(nn.Module):
         self.dropout = config.dropout
         num_all_heads = config.num_heads + 2 * config.num_kv_heads
         self.qkv = nn.Linear(config.model_dim, num_all_heads * config.head_dim, bias=False)
-        self.query_norm = nn.RMSNorm(config.head_dim)
-        self.key_norm = nn.RMSNorm(config.head_dim)
+        self.query_norm = RMSNorm(config.head_dim)
+        self.key_norm = RMSNorm(config.head_dim)
         self.out = nn.Linear(config.model_dim, config.model_dim, bias=False)
 
     def forward(self, x: Tensor, rotary: "Rotary", cache: "LayerCache | None" = None) -> Tensor:
@@ -68,9 +70,37 @@ class Rotary:
 
     def turn(self, x: Tensor) -> Tensor:
         """(B, heads, L, K), the same shape back; channel i is paired with channel i + K/2."""
+        if is_by_hand(x):
+            return cast(Tensor, _Turn.apply(x, self.cos, self.sin))
         first, second = x.float().chunk(2, dim=-1)
         turned = (first * self.cos - second * self.sin, first * self.sin + second * self.cos)
         return torch.cat(turned, dim=-1).to(x.dtype)
+
+
+class _Turn(torch.autograd.Function):
+    """The same in place: autograd would keep and add up four products, and put their halves together."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1.0)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(grad, *ctx.saved_tensors, -1.0), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:
+    """By the angles, or with `way` = -1 back."""
+    turned = torch.empty_like(x)
+    first, second = x.chunk(2, dim=-1)
+    for half, one, other, sign in zip(
+        turned.chunk(2, dim=-1), (first, second), (second, first), (-way, way), strict=True
+    ):
+        torch.mul(one, cos, out=half)
+        half.addcmul_(other, sin, value=sign)
+    return turned
 
 
 def _pairs_per_axis(head_dim: int) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from infra.errors import ConfigError
 from model.attention import Attention, LayerCache, Rotary
 from model.config import GPTConfig
 from model.quantizer import FSQ
+from model.rms_norm import RMSNorm
 from model.vocabulary import FIRST_CODE
 
 INIT_STD = 0.02
@@ -29,20 +30,29 @@ class GPT(nn.Module):
         self.embedding = TokenEmbedding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.model_dim)
+        self.norm = RMSNorm(config.model_dim)
         self.head = TokenHead(config)
         self._initialise()
 
-    def forward(self, tokens: Tensor, coordinates: Tensor, cache: "KVCache | None" = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        coordinates: Tensor,
+        cache: "KVCache | None" = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """Tokens (B, L) and coordinates (B, L, 3) to logits (B, L, V); those at i are of token i + 1.
 
-        With a cache, the tokens are those after the ones that it holds.
+        With a cache, the tokens are those after the ones that it holds. With `places` (N,), indices into all
+        B x L, the logits are of those alone, (N, V): the rest costs nothing.
         """
         self._check_length(tokens.shape[1] + (cache.length if cache else 0))
         rotary = Rotary(coordinates, head_dim=self.config.head_dim, theta=self.config.rope_theta)
         x = self.dropout(self.embedding(tokens))  # (B, L, D)
         for i, block in enumerate(self.blocks):
             x = block(x, rotary, cache.layers[i] if cache else None)
+        if places is not None:
+            x = x.flatten(0, 1).index_select(0, places)  # (N, D)
         return cast(Tensor, self.head(self.norm(x)))
 
     def _check_length(self, num_tokens: int) -> None:
@@ -64,9 +74,9 @@ class GPT(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.model_dim)
+        self.attention_norm = RMSNorm(config.model_dim)
         self.attention = Attention(config)
-        self.feed_forward_norm = nn.RMSNorm(config.model_dim)
+        self.feed_forward_norm = RMSNorm(config.model_dim)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -116,8 +126,8 @@ class TokenRows(nn.Module):
     Codes that share a digit look alike: what is learned of one then serves the others too.
     """
 
-    digit_rows: Tensor
-    """(codes, N)"""
+    has_digit: Tensor
+    """(V, digits): 1 where a code has that value of that digit, so that one product of matrices sums them."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -126,25 +136,26 @@ class TokenRows(nn.Module):
         if config.code_levels:
             num_rows = sum(config.code_levels)
             self.of_digits = nn.Parameter(_random_rows(num_rows, config.model_dim))
-            self.register_buffer("digit_rows", _digit_rows(config.code_levels), persistent=False)
+            has_digit = _has_digit(config.code_levels, config.vocabulary_size)
+            self.register_buffer("has_digit", has_digit, persistent=False)
 
     def forward(self) -> Tensor:
         if self.of_digits is None:
             return self.own.clone()  # ZeRO-3 lets the parameter itself go after this call
-        of_codes = F.embedding(self.digit_rows, self.of_digits).sum(dim=1)  # (codes, D)
-        num_after = len(self.own) - FIRST_CODE - len(of_codes)
-        return self.own + F.pad(of_codes, (0, 0, FIRST_CODE, num_after))
+        return torch.addmm(self.own, self.has_digit, self.of_digits)
 
 
 def _random_rows(num_rows: int, model_dim: int) -> Tensor:
     return torch.empty(num_rows, model_dim).normal_(std=INIT_STD)
 
 
-def _digit_rows(levels: tuple[int, ...]) -> Tensor:
-    """For each code, the row of each of its digits in a table that holds the values of all digits in turn."""
-    quantizer = FSQ(levels)
+def _has_digit(levels: tuple[int, ...], vocabulary_size: int) -> Tensor:
+    """The values of all digits stand side by side, those of the first digit first."""
     starts = torch.tensor([sum(levels[:i]) for i in range(len(levels))])
-    return quantizer.digits(torch.arange(math.prod(levels))) + starts
+    digits = FSQ(levels).digits(torch.arange(math.prod(levels))) + starts  # (codes, N)
+    has_digit = torch.zeros(vocabulary_size, sum(levels))
+    has_digit[FIRST_CODE : FIRST_CODE + len(digits)].scatter_(1, digits, 1.0)
+    return has_digit
 
 
 class KVCache:

@@ -5,7 +5,7 @@ files that are read only once their hashes are right, and only as data (`weights
 import copy
 import io
 import os
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,8 @@ from infra.errors import CheckpointError
 from training.checkpoints import HashedFile, hashed_file
 from training.manifest import FileRecord
 from training.verified_files import VerifiedFiles
+
+SCALARS = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class HostCopies:
 def _replace_tensors(value: Any, place: Any) -> Any:
     if isinstance(value, Tensor):
         return place(value)
-    if isinstance(value, MutableMapping):
+    if isinstance(value, dict):
         replaced = copy.copy(value)
         for name in replaced:
             replaced[name] = _replace_tensors(value[name], place)
@@ -144,7 +146,7 @@ def _replace_tensors(value: Any, place: Any) -> Any:
         return [_replace_tensors(item, place) for item in value]
     if type(value) is tuple:
         return tuple(_replace_tensors(item, place) for item in value)
-    return copy.deepcopy(value)
+    return value if isinstance(value, SCALARS) else copy.deepcopy(value)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from model.config import GPTConfig
 from model.gpt import GPT
 from model.reconstruction_loss import reconstruction_loss
 from model.tasks import collate, with_noise
+from model.token_loss import token_loss
 from model.tokenizer import Tokenizer, to_floats
 from model.vocabulary import PAD, Vocabulary
 from training.config import RunConfig
@@ -169,13 +170,12 @@ class Predict:
         return int((examples["tokens"] != PAD).sum())
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses:
-        is_target = examples["is_target"][:, 1:]
-        logits = model(examples["inputs"][:, :-1], examples["coordinates"][:, :-1])[
-            is_target
-        ].float()  # (N, V)
-        cross_entropy = F.cross_entropy(logits, examples["tokens"][:, 1:][is_target], reduction="sum")
-        z = logits.logsumexp(dim=-1).square().sum()
-        return cross_entropy + self._config.z_weight * z, {"loss": cross_entropy.detach(), "z": z.detach()}
+        places = examples["is_target"][:, 1:].flatten().nonzero().squeeze(1)  # (N,)
+        targets = examples["tokens"][:, 1:].flatten()[places]  # (N,)
+        inputs, coordinates = examples["inputs"][:, :-1], examples["coordinates"][:, :-1]
+        logits = model(inputs, coordinates, places=places)  # (N, V)
+        total, cross_entropy, z = token_loss(logits, targets, z_weight=self._config.z_weight)
+        return total, {"loss": cross_entropy, "z": z}
 
     def _inputs(self, tokens: Tensor, rng: np.random.Generator | None) -> Tensor:
         if rng is None or not self._config.noise_share:

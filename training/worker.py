@@ -5,7 +5,7 @@ MLflow, `metrics.jsonl` and the bundle are rank 0's; saving, measuring and drawi
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from infra.errors import CheckpointError, Stopped
 from training import checkpoints
 from training.answers import require_no_hang
 from training.batches import Batches
+from training.blank import Blank
 from training.bundles import start_from
 from training.connection import connect, disconnect
 from training.data import TrainingData, open_data
@@ -57,8 +58,9 @@ def _join(job: Job, data: TrainingData, ranks: Ranks) -> Run:
 
 
 def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str, Any]:
-    engine, batches = _build(run)
-    found, progress = _resume(run, engine)
+    found = checkpoints.find(run.directory.checkpoints, run.ranks, layout(run), copies=copies_of(run))
+    engine, batches = _build(run, is_resumed=found.checkpoint is not None)
+    progress = _resume(run, engine, found)
     resumed_from = progress.step
     lines = MetricsFile(run.attempt, resumed_step=resumed_from) if run.ranks.is_first else None
     tracking = Tracking(run, resumed_key=_run_key(found))
@@ -86,11 +88,12 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     return summary
 
 
-def _build(run: Run) -> tuple[Engine, Batches]:
+def _build(run: Run, *, is_resumed: bool) -> tuple[Engine, Batches]:
     config, data, ranks = run.config, run.data, run.ranks
     torch.manual_seed(config.seed)
-    learner = Learner(run.objective)
-    if data.init_from is not None:
+    with Blank() if is_resumed else nullcontext():
+        learner = Learner(run.objective)
+    if data.init_from is not None and not is_resumed:
         start_from(learner.model, data.init_from)
     engine = Engine(learner, config, ranks)
     batches = Batches(
@@ -112,23 +115,20 @@ def _watchdog(run: Run, *, speaks: bool) -> Watchdog:
     )
 
 
-def _resume(run: Run, engine: Engine) -> tuple[checkpoints.Found, Progress]:
-    directory = run.directory
-    found = checkpoints.find(directory.checkpoints, run.ranks, layout(run), copies=copies_of(run))
+def _resume(run: Run, engine: Engine, found: checkpoints.Found) -> Progress:
     if found.checkpoint is None or found.files is None:
-        return found, Progress()
+        return Progress()
     state = found.checkpoint.state
     if run.ranks.is_first:
         for warning in _warnings(found, state["versions"]):
             sys.stderr.write(f"{warning}\n")
     wanted = identity(run.config, run.data)
-    refuse_mismatch(state["identity"], wanted, directory.path, step=state["step"])
+    refuse_mismatch(state["identity"], wanted, run.directory.path, step=state["step"])
     if _load(run, engine, found.checkpoint, found.files) != state:
         raise CheckpointError(
             f"the files of {found.checkpoint.name} belong to another state than its manifest"
         )
-    progress = Progress(step=state["step"], units=state["units"], samples_digest=state["samples_digest"])
-    return found, progress
+    return Progress(step=state["step"], units=state["units"], samples_digest=state["samples_digest"])
 
 
 def _run_key(found: checkpoints.Found) -> str | None:

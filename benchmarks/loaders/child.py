@@ -42,7 +42,13 @@ def read(
         request["state"] = pickle.loads(Path(from_state).read_bytes())  # noqa: S301 - a child wrote it
     if request["world_size"] > 1:
         torch.distributed.init_process_group("gloo")
-    wanted, ids, first_seconds, num_tokens = {at: path for path, at in (states or {}).items()}, [], 0.0, 0
+    wanted, ids, first_seconds, first_cpu, num_tokens = (
+        {at: path for path, at in (states or {}).items()},
+        [],
+        0.0,
+        0.0,
+        0,
+    )
     begun = time.perf_counter()
     reader = contender.open_reader(folder, reader_module.Request(**request))
     for done, (batch_ids, codes) in enumerate(islice(reader, num_batches), start=1):
@@ -54,7 +60,7 @@ def read(
         if done in wanted:
             Path(wanted[done]).write_bytes(pickle.dumps(reader.state(done)))
     seconds = time.perf_counter() - begun - first_seconds
-    np.save(out, np.concatenate(ids))
+    np.save(out, np.concatenate([np.empty(0, np.int64), *ids]))  # it may have found nothing left
     peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "first_seconds": first_seconds, "seconds": seconds, "tokens_per_second": num_tokens / seconds,
