@@ -71,7 +71,7 @@ class Rotary:
     def turn(self, x: Tensor) -> Tensor:
         """(B, heads, L, K), the same shape back; channel i is paired with channel i + K/2."""
         if is_by_hand(x):
-            return cast(Tensor, _Turn.apply(x, self.cos, self.sin))
+            return cast(Tensor, cast(Any, _Turn).apply(x, self.cos, self.sin))
         first, second = x.float().chunk(2, dim=-1)
         turned = (first * self.cos - second * self.sin, first * self.sin + second * self.cos)
         return torch.cat(turned, dim=-1).to(x.dtype)
@@ -86,9 +86,10 @@ class _Turn(torch.autograd.Function):
         return _turned(x, cos, sin, 1.0)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(grad, *ctx.saved_tensors, -1.0), None, None
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, sin, -1.0), None, None
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, way: float) -> Tensor:

@@ -3,7 +3,7 @@
 torch has one kernel for it on a GPU, and a chain of small ones on a CPU, each with a gradient of its own.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class RMSNorm(nn.RMSNorm):
         if not is_by_hand(x):
             return super().forward(x)
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        normed: Tensor = _RMSNorm.apply(x, self.weight, eps)
+        normed: Tensor = cast(Any, _RMSNorm).apply(x, self.weight, eps)
         return normed
 
 
@@ -30,13 +30,13 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
-        normed = x * scale
+        scale: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
+        normed: Tensor = x * scale
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
         product = grad * normed

@@ -3,7 +3,7 @@
 Shapes: N target tokens, V vocabulary.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ def token_loss(logits: Tensor, targets: Tensor, *, z_weight: float) -> tuple[Ten
 
     Logits in fp32 are used up: what they held is gone.
     """
-    objective, cross_entropy, z, _ = _TokenLoss.apply(logits, targets, z_weight)
+    objective, cross_entropy, z, _ = cast(Any, _TokenLoss).apply(logits, targets, z_weight)
     return objective, cross_entropy, z
 
 
@@ -44,7 +44,7 @@ class _TokenLoss(torch.autograd.Function):
         return cross_entropy + z_weight * z, cross_entropy, z, weights
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Tensor, None, None]:
         """softmax x (1 + 2 z_weight log z) - the target. In place: torch refuses a second time."""
         weights, places, total, log_z = ctx.saved_tensors

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import load_from_disk
+from datasets.distributed import split_dataset_by_node
 from hf_table import write
 from reader import GRID, SEED, WINDOW_CLIPS, Batch, Request
 
@@ -19,9 +21,6 @@ def open_reader(folder: str, request: Request) -> "StreamReader":
 
 class StreamReader:
     def __init__(self, folder: str, request: Request) -> None:
-        from datasets import load_from_disk
-        from datasets.distributed import split_dataset_by_node
-
         table = load_from_disk(folder).with_format("numpy")
         stream = table.to_iterable_dataset(num_shards=len(table) // CLIPS_PER_PART)
         stream = stream.shuffle(seed=SEED, buffer_size=WINDOW_CLIPS)

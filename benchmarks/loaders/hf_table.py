@@ -4,16 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from datasets import Dataset, load_from_disk
+from datasets.table import InMemoryTable
 from numpy.typing import NDArray
 from reader import GRID, SEED, Batch, Request
 
 
 def write(codes: NDArray[np.uint16], folder: str) -> None:
-    import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
     flat = pa.FixedSizeListArray.from_arrays(pa.array(codes.reshape(-1)), codes[0].size)
     table = pa.table({"id": pa.array(np.arange(len(codes))), "codes": flat})
     Dataset(InMemoryTable(table)).save_to_disk(folder)
@@ -27,8 +26,6 @@ class TableReader:
     """Its users skip batches of the sampler, as Hugging Face's Trainer does: nothing is read for that."""
 
     def __init__(self, folder: str, request: Request) -> None:
-        from datasets import load_from_disk
-
         dataset = load_from_disk(folder).with_format("numpy")
         places = np.random.default_rng(SEED).permutation(len(dataset))
         self._begun = request.state or 0

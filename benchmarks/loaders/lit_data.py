@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 from collating import collate
+from litdata import StreamingDataLoader, StreamingDataset, optimize
 from numpy.typing import NDArray
 from reader import SEED, Batch, Request
 
 
 def write(codes: NDArray[np.uint16], folder: str) -> None:
-    from litdata import optimize
-
     optimize(partial(_sample, codes), list(range(len(codes))), folder, chunk_bytes="64MB", num_workers=1)
 
 
@@ -26,8 +25,6 @@ def open_reader(folder: str, request: Request) -> "LitReader":
 
 class LitReader:
     def __init__(self, folder: str, request: Request) -> None:
-        from litdata import StreamingDataLoader, StreamingDataset
-
         dataset = StreamingDataset(folder, shuffle=True, seed=SEED)
         self._loader = StreamingDataLoader(
             dataset, batch_size=request.batch, num_workers=request.workers, collate_fn=collate

@@ -1,6 +1,8 @@
 """mosaicml-streaming: uncompressed MDS shards, its default shuffle (py1e), its own DataLoader."""
 
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,21 @@ from numpy.typing import NDArray
 from reader import GRID, SEED, Batch, Request
 
 
-def write(codes: NDArray[np.uint16], folder: str) -> None:
-    from streaming import MDSWriter
+def _replace_torchvision() -> None:
+    """streaming imports it for pictures, and that of PyPI is built for CUDA: beside a CPU's torch it
+    fails."""
+    for name, content in (("datasets", "VisionDataset"), ("transforms.functional", "to_tensor")):
+        module = ModuleType(f"torchvision.{name}")
+        setattr(module, content, object)
+        sys.modules[module.__name__] = module
 
+
+_replace_torchvision()
+from streaming import MDSWriter, StreamingDataLoader, StreamingDataset  # noqa: E402
+from streaming.base.util import clean_stale_shared_memory  # noqa: E402
+
+
+def write(codes: NDArray[np.uint16], folder: str) -> None:
     columns = {"id": "int", "codes": f"ndarray:uint16:{','.join(map(str, GRID))}"}
     with MDSWriter(out=folder, columns=columns) as writer:
         for i, clip in enumerate(codes):
@@ -24,9 +38,6 @@ def open_reader(folder: str, request: Request) -> "StreamingReader":
 
 class StreamingReader:
     def __init__(self, folder: str, request: Request) -> None:
-        from streaming import StreamingDataLoader, StreamingDataset
-        from streaming.base.util import clean_stale_shared_memory
-
         if request.world_size == 1:
             clean_stale_shared_memory()
         dataset = StreamingDataset(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import webdataset
 from collating import collate
 from numpy.typing import NDArray
 from reader import GRID, SEED, WINDOW_CLIPS, Batch, Request
@@ -15,10 +16,8 @@ CLIPS_PER_FILE = 256
 
 
 def write(codes: NDArray[np.uint16], folder: str) -> None:
-    from webdataset import ShardWriter
-
     Path(folder).mkdir(parents=True)
-    with ShardWriter(f"{folder}/%06d.tar", maxcount=CLIPS_PER_FILE, verbose=0) as writer:
+    with webdataset.ShardWriter(f"{folder}/%06d.tar", maxcount=CLIPS_PER_FILE, verbose=0) as writer:
         for i, clip in enumerate(codes):
             writer.write({"__key__": f"{i:08d}", "codes.bin": clip.tobytes()})
 
@@ -29,8 +28,6 @@ def open_reader(folder: str, request: Request) -> "WebReader":
 
 class WebReader:
     def __init__(self, folder: str, request: Request) -> None:
-        import webdataset
-
         files = sorted(map(str, Path(folder).glob("*.tar")))
         dataset = (
             webdataset.WebDataset(
