@@ -26,8 +26,7 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
         units = len(work.ids)
         on_progress(units, units, "")
         return Built(manifest=work.there.manifest, units=units, done_before=units, done_now=0, seconds=0.0)
-    done = _done(work)
-    missing = work.units.filter(pa.array([unit not in done for unit in work.ids]))
+    missing = missing_of(work)
     count = num_done = len(work.ids) - missing.num_rows
 
     meter, pace = Meter(), None
@@ -69,14 +68,17 @@ def _pace(meter: Meter, devices: Devices, work: Work) -> Pace:
     )
 
 
-def _done(work: Work) -> set[str]:
+def missing_of(work: Work) -> pa.Table:
+    """The units that need a row and have none."""
     recipe = work.recipe
-    return complete_units(work.place, recipe.kind, recipe.filters) | work.sealed
+    done = complete_units(work.place, recipe.kind, recipe.filters) | work.sealed
+    return work.units.filter(pa.array([unit not in done for unit in work.ids], pa.bool_()))
 
 
 def _check_complete(work: Work) -> None:
-    lost = set(work.ids) - _done(work)
-    if lost:
+    lost = missing_of(work)
+    if lost.num_rows:
         raise ShardError(
-            f"{len(lost)} units of {work.out} have no row, such as {min(lost)}; repeat the command"
+            f"{lost.num_rows} units of {work.out} have no row, such as {lost.column(0)[0]}; repeat the "
+            f"command"
         )

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from infra import storage
 from infra.errors import UsageError
-from pipelines import claim, inventory
+from pipelines import claim, inventory, stages
 from pipelines.config import ExtractConfig
-from pipelines.decode import Decoded, Decoder
+from pipelines.decode import Decoded
 from pipelines.job import TokenizerRef
 from pipelines.scores import content_hash
 from pipelines.shards import PAYLOAD, ShardSet
@@ -95,13 +95,13 @@ def _check_tokenizer(shard_set: ShardSet, tokenizer: TokenizerRef | None) -> Non
 def _decoded_again(shard_set: ShardSet, rows: list[Row], found: Comparison) -> Iterator[tuple[Row, Row]]:
     """Each row with the clip that it should be; what cannot be decoded is noted in `found`."""
     config = claim.extract_config(shard_set.manifest.config)
-    spans, decoder = _spans_of(shard_set, rows, config), Decoder(config.limits)
+    spans = _spans_of(shard_set, rows, config)
     not_decodable: dict[str, int] = {}
     try:
         for span_id, of_span in groupby(rows, key=lambda row: str(row["span_id"])):
             clips = list(of_span)
             try:
-                decoded = _decode(spans[span_id], decoder, config)
+                decoded = _decode(spans[span_id], config)
             except NotDecodableError as error:
                 not_decodable[str(error)] = not_decodable.get(str(error), 0) + len(clips)
                 continue
@@ -115,7 +115,7 @@ def _decoded_again(shard_set: ShardSet, rows: list[Row], found: Comparison) -> I
                         f"{_name(row)} has {row['num_frames']} frames, and {clip['shape'][0]} can be decoded"
                     )
     finally:
-        decoder.close()
+        stages.decoder_of_this_process(config.limits).close()
         found.problems += [f"{why}: {n} clips could not be compared" for why, n in not_decodable.items()]
 
 
@@ -128,7 +128,7 @@ def _spans_of(shard_set: ShardSet, rows: list[Row], config: ExtractConfig) -> di
     return {fields["span_id"]: Span(**fields) for fields in table.to_pylist()}
 
 
-def _decode(span: Span, decoder: Decoder, config: ExtractConfig) -> Decoded:
+def _decode(span: Span, config: ExtractConfig) -> Decoded:
     """Raises NotDecodableError where the source is away or another one, or nothing comes of it."""
     if not storage.exists(span.uri):
         raise NotDecodableError(f"the source {span.uri} is missing")
@@ -136,15 +136,9 @@ def _decode(span: Span, decoder: Decoder, config: ExtractConfig) -> Decoded:
         with opened_locally(span.uri) as opened:
             if content_id(span.source, opened) != span.source_id:
                 raise NotDecodableError(f"the source {span.uri} has changed since its clips were made")
-            decoded = decoder.decode(
-                opened,
-                start_seconds=span.start_seconds,
-                end_seconds=span.end_seconds,
-                fps=config.sampling.fps,
-                sizes=config.sampling.frame_sizes,
-            )
     except UnreadableError as error:
         raise NotDecodableError(str(error)) from None
+    decoded = stages.decoded(span, config)
     if not len(decoded.frames):
         raise NotDecodableError(
             f"nothing of {span.uri} can be decoded from {span.start_seconds:g} s on any more "

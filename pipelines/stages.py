@@ -56,12 +56,12 @@ def inspect_files(files: pa.Table, limits: DecodeLimits) -> pa.Table:
 def decode_spans(spans: pa.Table, config: ExtractConfig) -> Iterator[pa.Table]:
     """Spans to records of frames, one row a span, one table a row."""
     for span in (Span(**fields) for fields in spans.to_pylist()):
-        record = outcomes.of_span(span, _decoded(span, config), config)
+        record = outcomes.of_span(span, decoded(span, config), config)
         yield pa.Table.from_pylist([record], schema=records.record_schema("frames"))
 
 
-def _decoded(span: Span, config: ExtractConfig) -> Decoded:
-    """Raises StorageError where the source is not what it was when it was listed."""
+def decoded(span: Span, config: ExtractConfig) -> Decoded:
+    """What comes of a span. Raises StorageError where the source is not what it was when it was listed."""
     try:
         with opened_locally(span.uri) as opened:
             if content_id(span.source, opened) != span.source_id:

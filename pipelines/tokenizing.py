@@ -69,8 +69,8 @@ class Encoder:
         if not on_gpu:
             torch.set_num_threads(1)
         self._clock = time.perf_counter if on_gpu else time.thread_time
-        self._device = "cuda" if on_gpu else "cpu"
-        self._tokenizer = load_tokenizer(tokenizer).to(self._device).eval()
+        self.device = "cuda" if on_gpu else "cpu"
+        self._tokenizer = load_tokenizer(tokenizer).to(self.device).eval()
         self._resize = resize
         self._clips_per_batch = clips_per_batch
 
@@ -109,6 +109,6 @@ class Encoder:
         for index, clip in enumerate(clips):
             frames[index] = np.frombuffer(clip.pop("frames"), np.uint8).reshape(clip.pop("shape"))
         encoded_size = self._tokenizer.config.encoded_size(*frames.shape[2:4])
-        batch = self._resize(torch.from_numpy(frames).to(self._device), encoded_size)
+        batch = self._resize(torch.from_numpy(frames).to(self.device), encoded_size)
         codes = self._tokenizer.encode(batch).cpu().numpy().astype("<u2")  # (B, t, h, w)
         return codes[: len(clips)]

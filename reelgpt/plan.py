@@ -10,6 +10,11 @@ from reelgpt import main
 from reelgpt.command import Command
 
 PLANS = {
+    "tokenize": (
+        "reelgpt.plan_tokenize",
+        "PlanTokenize",
+        "hours, clips, codes, bytes, CPU hours, of a probe",
+    ),
     "train": ("reelgpt.plan_train", "PlanTrain", "memory at each ZeRO stage, steps, epochs and hours"),
 }
 """Module, class and help of each."""
@@ -47,6 +52,7 @@ def _overview() -> str:
             "",
             "`reelgpt plan COMMAND --help` shows the options. Every plan takes --json.",
             "",
+            "Example: reelgpt plan tokenize videos --tokenizer models:/tokenizer_tiny@latest",
             "Example: reelgpt plan train gpt_tiny --data out/tokens --world-size 8",
             "",
         ]

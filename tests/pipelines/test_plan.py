@@ -1,0 +1,64 @@
+"""What a plan says beside what came of the videos, and that it is told from what it could not know."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from infra.errors import ConfigError, UsageError
+from infra.storage import FileInfo
+from pipelines.plan import ProbeConfig, _draw, _size
+from pipelines.shards import ShardSet
+from reelgpt.plan import Plan
+from reelgpt.plan_tokenize import PlanTokenize
+from tests.pipelines.conftest import CONFIG
+
+
+@pytest.mark.parametrize("kind", ["frames", "tokens"])
+def test_a_plan_from_all_spans_is_what_came_of_them(made: Path, bundle: str, kind: str) -> None:
+    planned = PlanTokenize(
+        videos=(str(made / "videos"),),
+        tokenizer=bundle if kind == "tokens" else None,
+        sampling=CONFIG.sampling,
+        probe=ProbeConfig(spans=999),
+        num_cpus=2,
+    ).run()
+    facts, totals = planned.summary, ShardSet.open(str(made / kind)).manifest.totals
+    assert (facts["sources"], facts["is_exact"]) == (totals["sources"], True)
+    assert facts["hours"] == pytest.approx(totals["hours"])
+    assert facts["spans"] == sum(totals["spans"].values()) == facts["probed_spans"]
+    assert facts["clips"] == pytest.approx(sum(totals["clips"].values()), rel=0.05)
+    assert facts.get("codes") == (pytest.approx(totals["codes"], rel=0.05) if kind == "tokens" else None)
+    there = sum(entry.bytes for entry in ShardSet.open(str(made / kind)).manifest.shards)
+    if kind == "frames":  # codes of this little video are less than what Parquet adds to a row group
+        assert there / 2 < facts["shard_bytes"] < 2 * there
+    assert facts["decode_cpu_hours"] > 0
+    assert facts["wall_hours"] == pytest.approx((facts["decode_cpu_hours"] + facts["tokenize_hours"]) / 2)
+    assert 0 <= facts["relative_error"] < 10
+
+
+def test_hours_and_spans_of_many_files_are_told_from_a_few() -> None:
+    rng = random.Random(3)
+    rates = {f"{k}.mp4": rng.uniform(0.5, 2.0) for k in range(3000)}
+    sizes = {name: rng.randrange(1, 1000) for name in rates}
+    files = [FileInfo(name, name, sizes[name], "") for name in rates]
+    known = {
+        name: {
+            "source_id": name,
+            "name": name,
+            "uri": name,
+            "duration_seconds": rate * sizes[name],
+        }
+        for name, rate in rates.items()
+    }
+    exact = _size(files, files, known, 60.0)
+    guessed = _size(files, _draw(files, 300, rng), known, 60.0)
+    assert guessed == pytest.approx(exact, rel=0.1)
+    assert guessed != exact
+
+
+def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no videos in"):
+        Plan.parse(["tokenize", str(tmp_path)]).run()
+    with pytest.raises(ConfigError, match="spans=0 probes nothing"):
+        ProbeConfig(spans=0)
