@@ -25,7 +25,14 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
     if work.there and work.is_sealed():
         units = len(work.ids)
         on_progress(units, units, "")
-        return Built(manifest=work.there.manifest, units=units, done_before=units, done_now=0, seconds=0.0)
+        return Built(
+            manifest=work.there.manifest,
+            units=units,
+            done_before=units,
+            done_now=0,
+            seconds=0.0,
+            sources_kept=work.sources_kept,
+        )
     missing = missing_of(work)
     count = num_done = len(work.ids) - missing.num_rows
 
@@ -54,6 +61,7 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
         done_now=missing.num_rows,
         seconds=time.perf_counter() - started,
         pace=pace,
+        sources_kept=work.sources_kept,
     )
 
 

@@ -24,6 +24,8 @@ class Built:
     seconds: float
     pace: Pace | None = None
     """How fast the units went that this command did; None where there was none to do."""
+    sources_kept: int = 0
+    """Sources of earlier commands that were not given this time, and stay in the set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,8 @@ class Swept:
     bytes: int
     kept_units: int
     """Done for an appending that is not finished: their rows stay."""
+    of_other_settings: int
+    """Of the files, those with rows of settings that the set was made with before, or was to be made with."""
 
 
 def sweep(uri: str, *, dry_run: bool = False) -> Swept:
@@ -35,8 +37,14 @@ def sweep(uri: str, *, dry_run: bool = False) -> Swept:
         doomed = [file for file in _candidates(shard_set) if file.uri not in unpacked]
         for file in [] if dry_run else doomed:
             storage.delete(file.uri)
+    manifest = shard_set.manifest
+    own = records.place_of(shard_set.uri, manifest.kind, manifest.config["rows"])
+    others = [file for file in doomed if file.name.startswith(f"{records.FOLDER}/")]
     return Swept(
-        files=len(doomed), bytes=sum(file.size for file in doomed), kept_units=sum(unpacked.values())
+        files=len(doomed),
+        bytes=sum(file.size for file in doomed),
+        kept_units=sum(unpacked.values()),
+        of_other_settings=sum(not file.uri.startswith(f"{own}/") for file in others),
     )
 
 

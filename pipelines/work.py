@@ -38,6 +38,8 @@ class Work:
     sealed: Set[str]
     """Ids of the units that need no row any more: what they gave is in the former set."""
     recipe: Recipe
+    sources_kept: int = 0
+    """Of the former set, and not given this time."""
 
     @property
     def place(self) -> str:
@@ -110,6 +112,7 @@ def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Tabl
         units=span_table(sources, job.config.sampling.span_seconds),
         sealed=_sealed_spans(stays, recipe.filters) if stays else set(),
         recipe=recipe,
+        sources_kept=sources.num_rows - given.num_rows,
     )
 
 

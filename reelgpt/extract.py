@@ -1,7 +1,6 @@
 """`reelgpt extract`: videos to frame shards."""
 
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Annotated
 
 import tyro
@@ -43,7 +42,7 @@ class Extract:
     """Names of the sources to hold out; by default the share below."""
     validation_share: float = SplitConfig().validation_share
     """Share of the sources to hold out."""
-    exclude: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    exclude: tuple[str, ...] = ()
     """Names or URIs of sources to leave out of the set of frames given."""
     redo: bool = False
     """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
@@ -85,7 +84,7 @@ class Extract:
         return DeriveJob(
             base=frames.uri,
             out=self.out,
-            exclude=tuple(chain(*self.exclude)),
+            exclude=self.exclude,
             filters=self.filters,
             split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
             pack=self.pack,

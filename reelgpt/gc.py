@@ -12,7 +12,8 @@ from reelgpt.command import InputUri, Outcome
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gc:
     """Removes the span files of a sealed shard set, whose clips are in its shards, and what its manifest
-    does not name. Rows of an appending that is not finished stay.
+    does not name; also those of other settings, as of a set made again with --redo. Rows of an appending
+    that is not finished stay.
 
     Example: reelgpt gc tokens --dry-run
     """
@@ -32,9 +33,15 @@ class Gc:
             "files": swept.files,
             "bytes": swept.bytes,
             "kept_units": swept.kept_units,
+            "of_other_settings": swept.of_other_settings,
         }
         verb = "would be removed" if self.dry_run else "removed"
         text = f"{swept.files:,} files ({swept.bytes / MIB:,.1f} MiB) {verb} of {self.shards}"
+        if swept.of_other_settings:
+            text += (
+                f"; {swept.of_other_settings:,} of them hold rows of other settings than the set has now: to "
+                f"go back to those is to decode again"
+            )
         if swept.kept_units:
             text += f"; {swept.kept_units:,} units that are not sealed yet keep their rows"
         return Outcome(summary=summary, text=text)

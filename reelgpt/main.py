@@ -17,6 +17,7 @@ from typing import Any
 
 from infra.errors import ReelgptError, UsageError
 from reelgpt.command import Command, Outcome
+from reelgpt.options import refuse_repeated
 
 COMMANDS = {
     "demo": ("Demo", "the whole journey, from real videos to a registered model and a report"),
@@ -110,6 +111,7 @@ def parse_with_tyro(command_class: Any, name: str, args: Sequence[str]) -> Any:
     """An instance of `command_class` from its arguments. Prints the help and exits if that was asked for."""
     import tyro
 
+    refuse_repeated(command_class, args)
     style = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
     complaint = io.StringIO()
     try:

@@ -39,6 +39,7 @@ def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None
         "seconds": round(built.seconds, 3),
         "pace": built.pace.summary() if built.pace else None,
         "mlflow_run_id": mlflow_run_id,
+        "sources_kept": built.sources_kept,
         "failed_share": round(share, 6),
         "over_failure_budget": over,
         "totals": totals,
@@ -56,6 +57,12 @@ def _text(built: Built, out: str, over: bool, max_failed: float) -> RenderableTy
     for name, value in _rows(built, totals):
         table.add_row(name, value)
     lines: list[RenderableType] = [f"{built.manifest.kind} at {out}", table]
+    if built.sources_kept:
+        command = "tokenize" if built.manifest.kind == "tokens" else "extract"
+        lines.append(
+            f"{built.sources_kept:,} sources of earlier commands were not given this time, and stay in the "
+            f"set; `reelgpt {command} {out} --exclude NAME --out OTHER` makes one without some"
+        )
     if over:
         lines.append(
             f"{totals['failed_sources']} of {totals['sources']} sources failed, more than --max-failed "

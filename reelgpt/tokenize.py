@@ -1,7 +1,6 @@
 """`reelgpt tokenize`: videos or frame shards to token shards."""
 
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Annotated
 
 import tyro
@@ -51,7 +50,7 @@ class Tokenize:
     """Names of the sources to hold out; by default the share below. A set of frames brings its own split."""
     validation_share: float = SplitConfig().validation_share
     """Share of the sources to hold out."""
-    exclude: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    exclude: tuple[str, ...] = ()
     """Names or URIs of sources to leave out of the set of tokens given."""
     redo: bool = False
     """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
@@ -106,7 +105,7 @@ class Tokenize:
         return DeriveJob(
             base=tokens.uri,
             out=self.out,
-            exclude=tuple(chain(*self.exclude)),
+            exclude=self.exclude,
             filters=self.filters,
             split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
             pack=self.pack,

@@ -17,6 +17,7 @@ from pipelines.shards import ShardSet
 from pipelines.spans import SOURCE_SCHEMA, UNREADABLE
 from pipelines.sweep import sweep
 from pipelines.verify import verify
+from reelgpt.gc import Gc
 from tests.rows import TOKENIZER, brightness, build, clips_of, sources, video_job, writing
 
 EARLY = [f"video-{k}.mp4" for k in range(5)]
@@ -60,6 +61,7 @@ def test_appending_only_the_new_videos_is_the_same_and_a_rerun_of_either_does_no
     for given in (EARLY, LATER, [*LATER, *EARLY]):
         again = build(video_job(out), sources(given), writing(FilterConfig(), seen=[]))
         assert (again.done_now, again.manifest.generation) == (0, 1)
+        assert again.sources_kept == len(EARLY + LATER) - len(given)
 
 
 def test_an_appended_set_holds_what_a_fresh_one_of_the_same_split_holds(out: Path, tmp_path: Path) -> None:
@@ -225,6 +227,16 @@ def test_span_files_of_a_sealed_set_are_swept_and_a_rerun_needs_none(out: Path) 
     assert build(video_job(out), sources(EARLY)).done_now == 0
     assert build(video_job(out), sources(EARLY + LATER)).done_now == 3 * len(LATER)
     assert verify(str(out)) == []
+
+
+def test_sweeping_says_that_rows_of_other_settings_go_too(out: Path) -> None:
+    before = len(list((out / records.FOLDER).rglob("*.parquet")))
+    assert Gc(shards=str(out), dry_run=True).run().summary["of_other_settings"] == 0
+    build(video_job(out, sampling=SamplingConfig(fps=16), redo=True), sources(EARLY))
+    for dry_run in (True, False):
+        swept = Gc(shards=str(out), dry_run=dry_run).run()
+        assert swept.summary["of_other_settings"] == before
+        assert f"{before} of them hold rows of other settings than the set has now: to go back" in swept.text
 
 
 def test_what_is_not_sealed_is_not_swept(tmp_path: Path) -> None:
