@@ -8,6 +8,7 @@ import pyarrow as pa
 from infra.errors import ShardError
 from infra.leases import Lease
 from pipelines.job import Built, OnProgress
+from pipelines.merging import merge_small_files
 from pipelines.origins import complete_units
 from pipelines.pace import Devices, Meter, Pace, record
 from pipelines.pack import pack
@@ -50,6 +51,7 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
         pace = _pace(meter, devices, work) if devices else None
     _check_complete(work)
     on_progress(len(work.ids), len(work.ids), "packing")
+    merge_small_files(work.place)
     manifest = pack(work.out, work.recipe, work.parts(), lease)
     if pace is not None:
         record(work.out, pace)

@@ -19,7 +19,7 @@ from pipelines.shards import FORMAT_VERSION, Kind, clip_schema
 from pipelines.tables import read_table, write_table
 
 FOLDER = "spans"
-PAYLOADS = ("frames", "codes")
+ROWS_PER_GROUP = 1024
 
 OUTCOME_FIELDS = [
     pa.field("span_id", pa.string(), nullable=False),
@@ -71,7 +71,7 @@ def place_of(out: str, kind: Kind, settings: dict[str, Any]) -> str:
 
 def write(place: str, rows: pa.Table) -> None:
     """Puts rows under a name of their own in `place`."""
-    write_table(storage.join(place, f"{uuid.uuid4().hex}.parquet"), rows, rows_per_group=64)
+    write_table(storage.join(place, f"{uuid.uuid4().hex}.parquet"), rows, rows_per_group=ROWS_PER_GROUP)
 
 
 def files(place: str) -> list[str]:

@@ -6,6 +6,7 @@ the same thresholds already, what it says stands.
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ Changes = dict[str, Counter[str | None]]
 """Of each span, how many clips of each verdict (None: kept) are more or fewer than its row says."""
 
 
+@cache
 def thresholds_key(filters: FilterConfig) -> str:
     """What `judged_by` says of rows that these thresholds judged."""
     return hashing.digest(configs.to_dict(filters))[:16]
