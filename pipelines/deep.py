@@ -84,6 +84,21 @@ def sample(shard_set: ShardSet, num_clips: int, seed: int) -> list[Row]:
     return sorted(rows, key=lambda row: str(row["clip_id"]))
 
 
+def decode_clip(shard_set: ShardSet, row: Row) -> tuple[np.ndarray, bool]:
+    """The frames (T, H, W, 3) uint8 of one clip as its source gives them now, and whether they are those that
+    it was made of. Raises UsageError where the source is away or another one."""
+    config = claim.extract_config(shard_set.manifest.config)
+    span = _spans_of(shard_set, [row], config)[row["span_id"]]
+    try:
+        clip = _clip_of(row, span, _decode(span, config))
+    except NotDecodableError as error:
+        raise UsageError(f"{error}; {row['clip_id']} cannot be shown") from None
+    finally:
+        stages.decoder_of_this_process(config.limits).close()
+    frames = np.frombuffer(clip["frames"], np.uint8).reshape(clip["shape"])
+    return frames, row["content_hash"] in (None, clip["content_hash"])
+
+
 def _check_tokenizer(shard_set: ShardSet, tokenizer: TokenizerRef | None) -> None:
     made_by = shard_set.manifest.tokenizer_fingerprint
     if made_by != (tokenizer.fingerprint if tokenizer else None):

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from rich.table import Table
 from tyro.conf import Positional
 
@@ -14,7 +15,6 @@ from pipelines.shards import ShardSet
 from reelgpt.command import InputUri, Outcome, OutputUri
 
 LISTED = 10
-DRAWN_PIXELS = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +43,7 @@ class Explain:
         row, split = shard_set.find_clip(self.clip)
         facts = _facts(shard_set, row, split)
         if self.picture is not None:
-            _draw(shard_set, row, facts["uri"], self.picture)
-            facts["picture"] = self.picture
+            facts |= {"picture": self.picture, "pictures_unchanged": _draw(shard_set, row, self.picture)}
         return Outcome(summary=facts, text=_table(facts))
 
 
@@ -73,13 +72,12 @@ def _some_clips(shard_set: ShardSet) -> Outcome:
 def _facts(shard_set: ShardSet, row: dict[str, Any], split: str) -> dict[str, Any]:
     manifest = shard_set.manifest
     shape, data = (row["grid"], row["codes"]) if manifest.kind == "tokens" else (row["shape"], row["frames"])
-    source = next(s for s in shard_set.sources().to_pylist() if s["source_id"] == row["source_id"])
     return {
         "clip_id": row["clip_id"],
         "split": split,
         "source": row["source"],
         "source_id": row["source_id"],
-        "uri": source["uri"],
+        "uri": _uri_of(shard_set, row["source_id"]),
         "span_id": row["span_id"],
         "start_seconds": row["start_seconds"],
         "end_seconds": row["start_seconds"] + row["num_frames"] / row["fps"],
@@ -88,33 +86,38 @@ def _facts(shard_set: ShardSet, row: dict[str, Any], split: str) -> dict[str, An
         "scores": dict(row["scores"] or []),
         "label": row["label"],
         "caption": row["caption"],
+        "action": row["action"],
         "shape": shape,
+        "content_hash": row["content_hash"],
+        "perceptual_hash": row["perceptual_hash"],
         "content_sha256": hashing.sha256_bytes(data),
         "shard_set": manifest.fingerprint,
         "tokenizer": manifest.tokenizer_fingerprint,
     }
 
 
-def _draw(shard_set: ShardSet, row: dict[str, Any], source: str, picture: str) -> None:
+def _uri_of(shard_set: ShardSet, source_id: str) -> str:
+    """Where the source was last."""
+    from pipelines import inventory
+
+    sources = shard_set.sources()
+    of_clip = sources.filter(pc.equal(sources.column("source_id"), source_id))
+    uri: str = inventory.located(of_clip, shard_set.uri).column("uri")[0].as_py()
+    return uri
+
+
+def _draw(shard_set: ShardSet, row: dict[str, Any], picture: str) -> bool:
+    """Says whether the pictures are those that the clip was made of: codes have none of their own, and their
+    source gives them again."""
+    from pipelines import deep
     from reelgpt.pictures import film_strip
 
-    storage.write(storage.absolute(picture), film_strip({row["clip_id"]: _frames(shard_set, row, source)}))
-
-
-def _frames(shard_set: ShardSet, row: dict[str, Any], source: str) -> np.ndarray:
-    """The clip's frames (T, H, W, 3) uint8: those stored, else decoded from the source at the clip's own
-    times."""
     if shard_set.manifest.kind == "frames":
-        return np.frombuffer(row["frames"], np.uint8).reshape(row["shape"])
-    from pipelines.decode import read_frames
-
-    return read_frames(
-        source,
-        size=DRAWN_PIXELS,
-        fps=row["fps"],
-        num_frames=row["num_frames"],
-        start_seconds=row["start_seconds"],
-    )
+        frames, unchanged = np.frombuffer(row["frames"], np.uint8).reshape(row["shape"]), True
+    else:
+        frames, unchanged = deep.decode_clip(shard_set, row)
+    storage.write(storage.absolute(picture), film_strip({row["clip_id"]: frames}))
+    return unchanged
 
 
 def _table(facts: dict[str, Any]) -> Table:

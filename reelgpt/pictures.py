@@ -79,8 +79,9 @@ def _cycle(count: int) -> list[str]:
 
 def _enlarged(frame: Frames, pixels: int) -> Image.Image:
     height, width = frame.shape[:2]
-    size = (pixels, max(1, round(pixels * height / width)))
-    sampling = Image.Resampling.NEAREST if width <= pixels else Image.Resampling.LANCZOS
+    longer = max(height, width)
+    size = (max(1, round(pixels * width / longer)), max(1, round(pixels * height / longer)))
+    sampling = Image.Resampling.NEAREST if longer <= pixels else Image.Resampling.LANCZOS
     return Image.fromarray(frame).resize(size, sampling)
 
 

@@ -9,6 +9,7 @@ from infra.errors import ConfigError, UsageError
 from pipelines.deep import compare, sample
 from pipelines.job import TokenizerRef
 from pipelines.shards import ShardSet
+from reelgpt.explain import Explain
 from reelgpt.tokenize import tokenizer_of
 from reelgpt.verify import Verify
 from tests.media import make_video
@@ -80,3 +81,29 @@ def test_another_tokenizer_or_a_setting_without_effect_is_refused(tokens: ShardS
         Verify(target=tokens.uri, sample=3).run()
     with pytest.raises(UsageError, match="is a bundle, which holds no clips"):
         Verify(target=tokens.manifest.tokenizer or "", deep=True).run()
+
+
+def test_a_clip_of_codes_is_explained_down_to_its_pictures_and_told_when_they_are_others(
+    tokens: ShardSet, made: Path, tmp_path: Path
+) -> None:
+    row = tokens.read(tokens.shards("train")[0]).to_pylist()[0]
+    explain = Explain(shards=tokens.uri, clip=row["clip_id"], picture=str(tmp_path / "clip.png"))
+    facts = explain.run().summary
+    assert facts["uri"] == str(made / "videos" / row["source"])
+    assert (facts["content_hash"], facts["perceptual_hash"]) == (row["content_hash"], row["perceptual_hash"])
+    assert facts["scores"].keys() >= {"brightness", "motion", "sharpness"}
+    assert facts["pictures_unchanged"]
+    assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG")
+    change_shard(tokens, lambda rows: rows[0].update(content_hash="0" * 64))
+    assert not explain.run().summary["pictures_unchanged"]
+
+
+def test_a_clip_whose_source_is_away_is_explained_but_not_shown(tmp_path: Path, bundle: str) -> None:
+    make_video(tmp_path / "videos" / "a.mp4", seconds=1)
+    codes = build_without_ray(tmp_path / "videos", tmp_path / "codes", tokenizer_of(bundle))
+    clip_id = codes.read(codes.manifest.shards[0], ["clip_id"]).column("clip_id")[0].as_py()
+    (tmp_path / "videos" / "a.mp4").unlink()
+    assert Explain(shards=codes.uri, clip=clip_id).run().summary["source"] == "a.mp4"
+    with pytest.raises(UsageError, match=r"a.mp4 is missing; .* cannot be shown"):
+        Explain(shards=codes.uri, clip=clip_id, picture=str(tmp_path / "clip.png")).run()
+    assert not (tmp_path / "clip.png").exists()
