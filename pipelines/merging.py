@@ -1,4 +1,4 @@
-"""Many small span files to few larger ones, before they are read again and again: each costs a request.
+"""Many small span files to few larger ones, before a packing reads them several times: each costs a request.
 
 What is merged is written before what it was made of goes. A kill in between leaves rows twice, which agree,
 and count once.

@@ -34,7 +34,7 @@ def half_done(out: Path) -> None:
         build(video_job(out), sources(VIDEOS), killed)
 
 
-def test_a_rerun_merges_what_it_finds_and_ends_as_ever(
+def test_a_build_merges_before_it_packs_and_ends_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "merged"
@@ -42,7 +42,7 @@ def test_a_rerun_merges_what_it_finds_and_ends_as_ever(
     assert len(records.files(place_of(out))) == 5
     built = build(video_job(out), sources(VIDEOS))
     assert (built.done_before, built.done_now) == (20, 4)
-    assert len(records.files(place_of(out))) == 2
+    assert len(records.files(place_of(out))) == 1
     monkeypatch.setattr(merging, "LEAST_FILES", 999)
     plain = build(video_job(tmp_path / "plain"), sources(VIDEOS))
     assert built.manifest.fingerprint == plain.manifest.fingerprint
