@@ -15,7 +15,7 @@ from infra.errors import ShardError
 from pipelines import records
 from pipelines.config import FilterConfig
 from pipelines.shards import Kind, ShardEntry, ShardSet
-from pipelines.tables import read_table
+from pipelines.tables import read_table, read_tables
 from pipelines.verdicts import FACTS, filters_of, thresholds_key, verdicts
 
 CIRCUMSTANCES = ("attempts", "decode_cpu_seconds", "tokenize_seconds", "error", "decoder")
@@ -49,8 +49,8 @@ def complete_units(place: str, kind: Kind, filters: FilterConfig) -> set[str]:
     """Ids of the units with a row that has the payload of every clip which these thresholds keep."""
     key = thresholds_key(filters)
     done: set[str] = set()
-    for uri in records.files(place):
-        table = read_table(uri, ["unit_id", "judged_by"])
+    files = records.files(place)
+    for uri, table in zip(files, read_tables(files, ["unit_id", "judged_by"]), strict=True):
         lacking = set()
         if any(judged_by != key for judged_by in table.column("judged_by").to_pylist()):
             lacking = _lacking_rows(read_table(uri, _fact_columns(kind)), kind, filters)
@@ -104,8 +104,7 @@ class RowOrigin:
         )
 
     def _rows(self, columns: list[str] | None) -> Iterator[pa.Table]:
-        for uri in self._files:
-            table = read_table(uri, columns)
+        for uri, table in zip(self._files, read_tables(self._files, columns), strict=True):
             wanted = [
                 unit in self._units and self._chosen.get(unit, (uri, row)) == (uri, row)
                 for row, unit in enumerate(table.column("unit_id").to_pylist())
@@ -130,8 +129,8 @@ class RowOrigin:
     def _repeated(self) -> set[str]:
         seen: set[str] = set()
         repeated: set[str] = set()
-        for uri in self._files:
-            for unit in read_table(uri, ["unit_id"]).column("unit_id").to_pylist():
+        for table in read_tables(self._files, ["unit_id"]):
+            for unit in table.column("unit_id").to_pylist():
                 if unit in self._units:
                     (repeated if unit in seen else seen).add(unit)
         return repeated

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from infra import hashing, storage
 from pipelines.shards import FORMAT_VERSION, Kind, clip_schema
-from pipelines.tables import read_table, write_table
+from pipelines.tables import read_table, read_tables, write_table
 
 FOLDER = "spans"
 ROWS_PER_GROUP = 1024
@@ -85,8 +85,7 @@ def done_units(place: str) -> set[str]:
 
 def tables(place: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """What the span files hold, file by file."""
-    for uri in files(place):
-        yield read_table(uri, columns)
+    yield from read_tables(files(place), columns)
 
 
 def forget(place: str, units: Set[str], error_class: str) -> None:

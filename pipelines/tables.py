@@ -4,7 +4,9 @@ What the columns mean is others' matter.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +18,30 @@ REPEATED = ("source_id", "source", "span_id", "label")
 """Columns whose values recur from row to row."""
 BULKY = ("frames", "codes")
 """Columns without statistics: those would hold clips."""
+NUM_READERS = 16
+NUM_READERS_OF_ALL = 2
+"""Files read at a time from remote storage: a few columns of them, or all, which may be large."""
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     with opened(uri) as file:
         return file.read(columns=columns, use_threads=False)
+
+
+def read_tables(uris: Sequence[str], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Many files in their order; of remote storage, which answers late, several at a time."""
+    if not uris or storage.is_local(uris[0]):
+        yield from (read_table(uri, columns) for uri in uris)
+        return
+    most = NUM_READERS if columns else NUM_READERS_OF_ALL
+    coming: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(most) as pool:
+        for uri in uris:
+            coming.append(pool.submit(read_table, uri, columns))
+            if len(coming) == most:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def write_table(uri: str, table: pa.Table, *, rows_per_group: int = 65_536) -> tuple[int, str]:
