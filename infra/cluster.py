@@ -12,6 +12,11 @@ from infra.hashing import MIB
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
+ALONE_SECONDS = 10
+"""How long processes of a local Ray outlive the one that keeps it together. Ray's own minute is for clusters,
+where it may be started again; here it has died with the command."""
+
+
 @contextlib.contextmanager
 def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Iterator[None]:
     """Ray is there inside the block; a local one that was started for it ends with it. Nests freely."""
@@ -24,6 +29,7 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
     if not os.environ.get("RAY_ADDRESS"):
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         options["object_store_memory"] = object_store_mb * MIB
+        options["_system_config"] = {"gcs_rpc_server_reconnect_timeout_s": ALONE_SECONDS}
     try:
         with _without_false_alarms():
             ray.init(**options)

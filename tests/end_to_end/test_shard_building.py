@@ -84,7 +84,7 @@ def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["extract", "tokenize"])
+@pytest.mark.parametrize("name", [pytest.param("extract", marks=pytest.mark.exhaustive), "tokenize"])
 def test_a_killed_run_repeated_does_only_what_is_missing_and_ends_the_same(
     name: str, videos: Path, frames: Path, tokens: Path, tokenizer_bundle: str, tmp_path: Path
 ) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
-LEAVING_SECONDS = 40.0
-"""Ray's daemons notice within this time that their driver is gone."""
+LEAVING_SECONDS = 60.0
+"""Within this time the daemons and workers of Ray notice that their driver is gone, on a busy machine too."""
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def none_left_behind() -> Iterator[None]:
         deadline = time.monotonic() + LEAVING_SECONDS
         while (left := _living(before)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        names = [words_of(one) for one in left]
+        names = [f"{words_of(one).strip()} ({time.time() - one.create_time():.0f} s old)" for one in left]
     finally:
         for one in _living(before):
             kill(one)

@@ -25,7 +25,6 @@ KINDS = {
     "decoding child": "pipelines.decoding_child",
     "worker": "ray::MapBatches",
     "actor": "ray::MapWorker",
-    "helper": "ray::_",
     "raylet": "raylet/raylet",
     "driver": "-m reelgpt",
     "machine": "",
@@ -33,7 +32,7 @@ KINDS = {
 """What stands in the command line of each kind of process; a machine is all of them."""
 CASES = (
     *(f"extract: {kind}" for kind in ("decoding child", "worker", "driver")),
-    *(f"tokenize: {kind}" for kind in ("decoding child", "actor", "helper", "raylet", "driver", "machine")),
+    *(f"tokenize: {kind}" for kind in ("decoding child", "actor", "raylet", "driver", "machine")),
 )
 SURVIVED = ("decoding child", "worker", "actor")
 """Of these a run has spare ones."""

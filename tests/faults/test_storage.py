@@ -8,18 +8,16 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from tests.faults.matrix import SEED, all_with_a_sample
+from tests.faults.matrix import SEED
 from tests.faults.processes import none_left_behind
 from tests.faults.runs import SECONDS, Content, Run, make_videos
 from tests.misbehaving_proxy import Fault, misbehaving_proxy
 from tests.object_store import ObjectStore, object_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 FAILURES = {
     "overloaded": Fault(status=503),
-    "broken": Fault(status=500),
     "resets": Fault(reset=True),
-    "answers lost": Fault(lose_answer=True),
     "bodies cut": Fault(cut_at=0.5),
 }
 REQUESTS_BEFORE = (40, 110)
@@ -56,7 +54,7 @@ def undisturbed(videos: str, tokenizer_bundle: str, tmp_path_factory: pytest.Tem
     return Content.of(run.out)
 
 
-@pytest.mark.parametrize("failure", all_with_a_sample(FAILURES, 1))
+@pytest.mark.parametrize("failure", FAILURES)
 def test_a_store_that_fails_during_a_run_fails_no_span(
     store: ObjectStore,
     undisturbed: Content,
