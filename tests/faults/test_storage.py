@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.exhaustive, pytes
 FAILURES = {
     "overloaded": Fault(status=503),
     "resets": Fault(reset=True),
-    "bodies cut": Fault(cut_at=0.5),
+    "answers lost": Fault(lose_answer=True),
 }
 REQUESTS_BEFORE = (40, 110)
 """Between the listing of the videos and the sealing."""
