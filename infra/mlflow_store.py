@@ -72,6 +72,7 @@ def prepare() -> None:
 
 def connect() -> "MlflowClient":
     """A client of `tracking_uri()` whose tables exist. Raises RegistryError with the remedy if it is away."""
+    _require_answer(tracking_uri())
     return _connect(tracking_uri(), _registry_uri())
 
 
@@ -103,7 +104,6 @@ def _registry_uri() -> str:
 
 @functools.cache
 def _connect(uri: str, registry_uri: str) -> "MlflowClient":
-    _require_answer(uri)
     client_class = _import_client()
     with explained("a connection"), _alone(_database(uri)):
         client = client_class(uri, registry_uri)
