@@ -26,7 +26,7 @@ CONFIG = ExtractConfig(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     import torch
 
@@ -77,7 +77,7 @@ def build_without_ray(videos: Path, out: Path, tokenizer: TokenizerRef | None) -
     return ShardSet.open(job.out)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two videos, the frames and the codes of them."""
     folder = tmp_path_factory.mktemp("made")
