@@ -13,12 +13,14 @@ import pytest
 from infra import configs, storage
 from infra.errors import UsageError
 from pipelines import shards
+from pipelines.config import FilterConfig
+from pipelines.deep import sample
 from pipelines.fingerprints import clip_digests
 from pipelines.shards import Manifest, ShardEntry, ShardSet, TableEntry
 from pipelines.tables import write_table
 from pipelines.verify import verify
 from reelgpt.verify import Verify
-from tests.rows import build, sources, video_job
+from tests.rows import build, sources, video_job, writing
 
 Damage = Callable[[ShardSet], None]
 
@@ -293,3 +295,10 @@ def test_all_that_is_damaged_is_told_at_once(sealed: ShardSet) -> None:
 def test_a_folder_that_is_no_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no shard set"):
         verify(str(tmp_path))
+
+
+def test_a_set_in_which_everything_failed_is_whole_too(tmp_path: Path) -> None:
+    errors = {f"id-of-a.mp4/{number:05d}": "corrupt" for number in range(3)}
+    build(video_job(tmp_path / "set"), sources(["a.mp4"]), writing(FilterConfig(), errors))
+    assert verify(str(tmp_path / "set")) == []
+    assert sample(ShardSet.open(str(tmp_path / "set")), 9, seed=0) == []
