@@ -77,6 +77,8 @@ def _frames_to_tokenize(job: FramesJob) -> ShardSet:
         raise UsageError(
             f"{frames.uri} holds {frames.manifest.kind} already; tokenize takes videos or frames"
         )
+    if claim.scores_alone(frames.manifest.config):
+        raise UsageError(f"{frames.uri} holds scores alone; extract it without --score-only first")
     if not frames.manifest.shards:
         raise UsageError(f"{frames.uri} holds no clip to tokenize; its sources failed or were filtered out")
     job.tokenizer.check_size(min(min(entry.shape[1:3]) for entry in frames.manifest.shards))

@@ -1,8 +1,9 @@
 """Whose output this is: the settings that it is made with, how those asked for differ, and what that costs.
 
-Settings are of four kinds, and config.json keeps them apart. `rows` determine the rows of span files: others
+Settings are of several kinds, kept apart in config.json. `rows` determine the rows of span files: others
 mean that spans are done again. `packing` determines what is packed of them. `base` is the set that this one
-is made from, which may grow. `limits` bind what is still to be done, and may change at any time.
+is made from, which may grow. `limits` bind what is still to be done, and may change at any time; so may
+`keep`, of which clips payloads are kept, but for a set that has clips to one of scores alone.
 """
 
 import json
@@ -30,13 +31,20 @@ def video_settings(job: VideoJob) -> Settings:
     rows: Settings = {"sampling": configs.to_dict(job.config.sampling)}
     if job.tokenizer is not None:
         rows |= {"tokenizer": job.tokenizer.fingerprint, "clips_per_batch": CLIPS_PER_BATCH}
-    packing = {"filters": job.config.filters, "split": job.split, "pack": job.pack}
+    packing = {
+        "filters": job.config.filters,
+        "duplicates": job.duplicates,
+        "split": job.split,
+        "pack": job.pack,
+    }
     return {
         "format_version": shards.FORMAT_VERSION,
         "kind": job.kind,
         "rows": rows,
-        "packing": {name: configs.to_dict(part) for name, part in packing.items()},
+        "packing": {name: configs.to_dict(part) for name, part in packing.items()}
+        | {"sidecar": job.sidecar.digest if job.sidecar else None},
         "limits": configs.to_dict(job.config.limits),
+        "keep": job.config.keep,
     }
 
 
@@ -46,6 +54,7 @@ def extract_config(settings: Settings) -> ExtractConfig:
         sampling=configs.from_dict(SamplingConfig, settings["rows"]["sampling"]),
         filters=configs.from_dict(FilterConfig, settings["packing"]["filters"]),
         limits=configs.from_dict(DecodeLimits, settings["limits"]),
+        keep=settings["keep"],
     )
 
 
@@ -67,7 +76,14 @@ def frame_settings(job: FramesJob, frames: Manifest) -> Settings:
 
 def recipe_id(settings: Settings, inputs: Iterable[str]) -> str:
     """What goes in: the settings, but for what only bounds the work, and the ids of what they apply to."""
-    return hashing.digest([{name: part for name, part in settings.items() if name != "limits"}, list(inputs)])
+    free = ("limits",) if scores_alone(settings) else ("limits", "keep")
+    decisive = {name: part for name, part in settings.items() if name not in free}
+    return hashing.digest([decisive, list(inputs)])
+
+
+def scores_alone(settings: Settings) -> bool:
+    """Whether no clip is to be kept, and only its scores."""
+    return settings.get("keep") == "none"
 
 
 def recipe_id_of(manifest: Manifest, sources: pa.Table) -> str:
@@ -94,6 +110,11 @@ def claim(out: str, settings: Settings) -> Settings:
             raise UsageError(
                 f"{out} was made with {name}={there.get(name)}, not {settings[name]}; give another output"
             )
+    if scores_alone(settings) and not scores_alone(there):
+        raise UsageError(
+            f"{out} is a set of clips already; `reelgpt explain {out}` shows their scores: give another "
+            f"output for scores alone"
+        )
     return there
 
 
@@ -118,7 +139,7 @@ def refuse_to_redo(out: str, there: Settings, asked: Settings, lineage: tuple[st
     rows = differences(there, asked, "rows")
     if there.get("base") not in (asked.get("base"), *lineage):
         rows.append(f"base={there.get('base')}, not {asked.get('base')}")
-    packing = differences(there, asked, "packing")
+    packing = [] if scores_alone(there) else differences(there, asked, "packing")
     known = sealed(out) if rows or packing else None
     again = known.manifest.spans.rows if known else _num_done(out, there) if rows else 0
     if rows and again:

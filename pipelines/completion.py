@@ -9,7 +9,6 @@ from infra.errors import ShardError
 from infra.leases import Lease
 from pipelines.job import Built, OnProgress
 from pipelines.merging import merge_small_files
-from pipelines.origins import complete_units
 from pipelines.pace import Devices, Meter, Pace, record
 from pipelines.pack import pack
 from pipelines.work import Work
@@ -80,8 +79,7 @@ def _pace(meter: Meter, devices: Devices, work: Work) -> Pace:
 
 def missing_of(work: Work) -> pa.Table:
     """The units that need a row and have none."""
-    recipe = work.recipe
-    done = complete_units(work.place, recipe.kind, recipe.filters) | work.sealed
+    done = work.units_with_rows() | work.sealed
     return work.units.filter(pa.array([unit not in done for unit in work.ids], pa.bool_()))
 
 

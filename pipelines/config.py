@@ -5,13 +5,18 @@ import math
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 from infra.errors import ConfigError
 from infra.hashing import MIB
 
+Keep = Literal["none", "kept", "all"]
+
 SIDE = 128
 SQUARE = 8
 """Pixels along the side of the square that one code stands for, at least: no tokenizer has smaller ones."""
+MOST_NEAR_BITS = 48
+"""Of 192, from which on clips that show different things count as near."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,10 +109,11 @@ class FilterConfig:
     """Share of the picture that may be a flat ground or text upon it, standing still. 0.9 leaves out title
     cards and credits."""
     min_width: int = 0
-    """Pixels of the source, upright."""
+    """Pixels of the source from side to side, upright and square, below which its clips count as small."""
     min_height: int = 0
+    """Pixels of the source from top to bottom, below which its clips count as small."""
     min_duration_seconds: float = 0.0
-    """Of the source; a still image has none to be judged by."""
+    """Length of the source, below which its clips count as short; a still image has none to be judged by."""
 
     def __post_init__(self) -> None:
         for name in ("min_brightness", "min_contrast", "min_motion"):
@@ -122,6 +128,29 @@ class FilterConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{name}={value:g} is below 0; 0 keeps everything")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DuplicateConfig:
+    """Which clips count as copies of another one, over the whole set, once the thresholds are applied."""
+
+    exact: bool = True
+    """Whether clips with the same pixels as another one are left out; the one with the lowest id stays."""
+    near_bits: int | None = None
+    """Leave out clips whose perceptual hash differs in at most this many of its 192 bits from that of an
+    earlier clip that stays. 8 finds what was coded or scaled again; from 13 on, neighbours in a calm video
+    count as copies, too. None leaves all of them in."""
+
+    def __post_init__(self) -> None:
+        if self.near_bits is not None and not 0 <= self.near_bits <= MOST_NEAR_BITS:
+            raise ConfigError(
+                f"near_bits={self.near_bits} is no distance of two like pictures; give 0 to {MOST_NEAR_BITS} "
+                f"of the 192 bits, such as 8"
+            )
+
+    @property
+    def is_active(self) -> bool:
+        return self.exact or self.near_bits is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +177,9 @@ class ExtractConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    keep: Keep = "kept"
+    """Of which clips the rows of span files hold frames or codes: of those that the thresholds keep, of all,
+    or of none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@ another split or packing."""
 
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,14 +12,15 @@ from infra import configs, storage
 from infra.errors import UsageError
 from pipelines import claim
 from pipelines.build import take
-from pipelines.config import FilterConfig, PackConfig, SplitConfig
+from pipelines.config import DuplicateConfig, FilterConfig, PackConfig, SplitConfig
+from pipelines.duplicates import counts_more
 from pipelines.filters import is_tighter
 from pipelines.job import Built, DeriveJob, OnProgress
 from pipelines.origins import ShardOrigin
 from pipelines.pack import Parts, Recipe, pack
 from pipelines.shards import ShardSet
 from pipelines.spans import held_out, validation_of
-from pipelines.verdicts import filters_of
+from pipelines.verdicts import duplicates_of, filters_of
 from pipelines.work import with_split
 
 
@@ -28,11 +30,14 @@ def derive(job: DeriveJob, on_progress: OnProgress) -> Built:
     base, out = ShardSet.open(job.base), storage.absolute(job.out)
     if base.uri == out:
         raise UsageError(f"{out} cannot be derived from itself; give another output")
+    if claim.scores_alone(base.manifest.config):
+        raise UsageError(f"{base.uri} holds scores alone; extract it without --score-only first")
     sources = _remaining(base, job.exclude)
     settings = claim.derived_settings(base.manifest, _packing(job, base))
     with ExitStack() as stack:
         lease = take(stack, out, settings, redo=job.redo, lineage=base.manifest.parents)
         there, recipe = claim.sealed(out), _recipe(base, settings, sources)
+        recipe = replace(recipe, sidecar=job.sidecar)
         units = base.manifest.spans.rows
         if there and there.manifest.recipe_id == recipe.recipe_id:
             on_progress(units, units, "")
@@ -74,11 +79,24 @@ def _packing(job: DeriveJob, base: ShardSet) -> dict[str, Any]:
         raise UsageError(
             f"{base.uri} left out clips that these filters keep; loosen them where it is made, with --redo"
         )
+    duplicates = configs.overlaid(duplicates_of(base.manifest), job.duplicates)
+    if not counts_more(duplicates, duplicates_of(base.manifest)):
+        raise UsageError(
+            f"{base.uri} left out copies that these settings keep; keep them where it is made, with --redo"
+        )
     split = configs.overlaid(configs.from_dict(SplitConfig, before["split"]), job.split)
     packing = configs.overlaid(configs.from_dict(PackConfig, before["pack"]), job.pack)
-    parts = {"filters": filters, "split": split, "pack": packing}
+    parts = {"filters": filters, "duplicates": duplicates, "split": split, "pack": packing}
+    sidecar = job.sidecar.digest if job.sidecar else before["sidecar"]
     excluded = sorted({*before.get("exclude", ()), *job.exclude})
-    return before | {name: configs.to_dict(part) for name, part in parts.items()} | {"exclude": excluded}
+    return (
+        before
+        | {name: configs.to_dict(part) for name, part in parts.items()}
+        | {
+            "sidecar": sidecar,
+            "exclude": excluded,
+        }
+    )
 
 
 def _recipe(base: ShardSet, settings: claim.Settings, sources: pa.Table) -> Recipe:
@@ -91,6 +109,7 @@ def _recipe(base: ShardSet, settings: claim.Settings, sources: pa.Table) -> Reci
         config=settings,
         held_out=validation_of(sources) if keeps_split else held_out(sources, split),
         filters=configs.from_dict(FilterConfig, packing["filters"]),
+        duplicates=configs.from_dict(DuplicateConfig, packing["duplicates"]),
         pack=configs.from_dict(PackConfig, packing["pack"]),
         tokenizer=manifest.tokenizer,
         tokenizer_fingerprint=manifest.tokenizer_fingerprint,

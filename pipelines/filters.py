@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields
 
 from pipelines.config import FilterConfig
 
+TOO_SHORT = "too_short"
+SCORED = "scored"
+
 REJECT_REASONS = {
     "black": "darker than min_brightness",
     "flat": "less contrast than min_contrast",
@@ -18,11 +21,12 @@ REJECT_REASONS = {
     "text_card": "a larger share of ground and text than max_text",
     "small": "from a source with fewer pixels along a side than min_width or min_height",
     "short": "from a source shorter than min_duration_seconds",
-    "too_short": "a span or a shot with fewer frames than a clip has",
+    TOO_SHORT: "a span or a shot with fewer frames than a clip has",
     "duplicate": "the same frames as an earlier clip",
     "near_duplicate": "frames that look like those of an earlier clip",
+    SCORED: "nothing: these thresholds would keep it, but scores alone were asked for",
 }
-"""Every reason for which a clip is left out, and what it means. The last three are no matter of scores."""
+"""Every reason for which a clip is left out, and what it means. The last four are no matter of scores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from infra.errors import ConfigError
-from pipelines.config import ExtractConfig, FilterConfig, PackConfig, Resources, SplitConfig
+from pipelines.config import (
+    DuplicateConfig,
+    ExtractConfig,
+    FilterConfig,
+    PackConfig,
+    Resources,
+    SplitConfig,
+)
 from pipelines.pace import Pace
 from pipelines.shards import Kind, Manifest
+from pipelines.sidecar import Sidecar
 
 OnProgress = Callable[[int, int | None, str], None]
 """Called with the units done, those there are, and what goes on."""
@@ -56,6 +64,8 @@ class VideoJob:
     split: SplitConfig
     pack: PackConfig
     resources: Resources
+    duplicates: DuplicateConfig = field(default_factory=DuplicateConfig)
+    sidecar: Sidecar | None = None
     tokenizer: TokenizerRef | None = None
     redo: bool = False
     """Do again what settings ask for that differ from those of `out`."""
@@ -78,9 +88,12 @@ class DeriveJob:
     exclude: tuple[str, ...]
     """Names or URIs of the sources to leave out."""
     filters: FilterConfig = field(default_factory=FilterConfig)
+    duplicates: DuplicateConfig = field(default_factory=DuplicateConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     pack: PackConfig = field(default_factory=PackConfig)
-    """Of these three, what differs from the defaults; for the rest, the settings of the base hold."""
+    """Of these four, what differs from the defaults; for the rest, the settings of the base hold."""
+    sidecar: Sidecar | None = None
+    """In place of what the clips of the base have of one."""
     redo: bool = False
 
 

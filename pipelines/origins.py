@@ -28,6 +28,10 @@ OF_THE_MACHINE = frozenset({"cpu_limit", "memory_limit", "decoder_crash", "decod
 
 
 class Origin(Protocol):
+    @property
+    def stands(self) -> bool:
+        """Whether its clips are sealed, and stay: a copy of one goes, whatever its id."""
+
     def facts(self) -> Iterator[pa.Table]:
         """Every clip, kept or not: FACTS, its shape (null without a payload), `rejected`, `judged_by`."""
 
@@ -78,6 +82,8 @@ class RowOrigin:
 
     Raises ShardError where two rows of a unit disagree.
     """
+
+    stands = False
 
     def __init__(self, place: str, units: Set[str], kind: Kind, filters: FilterConfig) -> None:
         self._files = records.files(place)
@@ -184,8 +190,14 @@ class ShardOrigin:
     """Clips of a sealed set, of the spans given, in the shards given or in all of them."""
 
     def __init__(
-        self, shard_set: ShardSet, spans: pa.Table, entries: Sequence[ShardEntry] | None = None
+        self,
+        shard_set: ShardSet,
+        spans: pa.Table,
+        entries: Sequence[ShardEntry] | None = None,
+        *,
+        stands: bool = False,
     ) -> None:
+        self.stands = stands
         self._set = shard_set
         self._spans = spans
         self._entries = shard_set.manifest.shards if entries is None else entries

@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.clips import Clip, cut_clips, cut_shots
 from pipelines.config import ExtractConfig
 from pipelines.decode import Decoded
-from pipelines.filters import reject_reason
+from pipelines.filters import TOO_SHORT, reject_reason
 from pipelines.scores import content_hash, perceptual_hash, score
 from pipelines.spans import Span
 from pipelines.verdicts import thresholds_key
@@ -23,7 +23,7 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
     rejected = Counter(clip["rejected"] for clip in clips if clip["rejected"])
     too_short = len(shots) - len({clip.shot for clip in cut})
     if too_short or not (shots or decoded.error_class):
-        rejected["too_short"] = max(1, too_short)
+        rejected[TOO_SHORT] = max(1, too_short)
     kept = len(clips) - sum(1 for clip in clips if clip["rejected"])
     return {
         "unit_id": span.span_id,
@@ -40,7 +40,7 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
         "num_frames": len(decoded.frames),
         "num_clips": kept,
         "rejected": sorted(rejected.items()),
-        "judged_by": thresholds_key(config.filters),
+        "judged_by": None if config.keep == "none" else thresholds_key(config.filters),
         "attempts": decoded.attempts,
         "decode_cpu_seconds": decoded.cpu_seconds,
         "tokenize_seconds": 0.0,
@@ -61,6 +61,7 @@ def _facts(clip: Clip, decoded: Decoded) -> dict[str, float]:
 def _clip_row(clip: Clip, facts: dict[str, float], config: ExtractConfig) -> dict[str, Any]:
     scores = score(clip.frames) | facts
     rejected = reject_reason(scores, len(clip.frames), config.filters)
+    has_frames = config.keep == "all" or (config.keep == "kept" and not rejected)
     return {
         "clip_id": clip.clip_id,
         "source_id": clip.span.source_id,
@@ -73,7 +74,7 @@ def _clip_row(clip: Clip, facts: dict[str, float], config: ExtractConfig) -> dic
         "scores": sorted(scores.items()),
         "content_hash": content_hash(clip.frames),
         "perceptual_hash": perceptual_hash(clip.frames),
-        "shape": None if rejected else list(clip.frames.shape),
-        "frames": None if rejected else clip.frames.tobytes(),
+        "shape": list(clip.frames.shape) if has_frames else None,
+        "frames": clip.frames.tobytes() if has_frames else None,
         "rejected": rejected,
     }

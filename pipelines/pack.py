@@ -20,9 +20,12 @@ import pyarrow as pa
 from infra import storage
 from infra.leases import Lease
 from pipelines import fingerprints, shards, tables
-from pipelines.config import FilterConfig, PackConfig
+from pipelines.config import DuplicateConfig, FilterConfig, PackConfig
+from pipelines.duplicates import COLUMNS, Candidates, Copy
+from pipelines.filters import SCORED
 from pipelines.origins import Origin, shape_name
 from pipelines.shards import Kind, Manifest, ShardEntry, ShardSet, Split, TableEntry, clip_schema
+from pipelines.sidecar import NOTHING, Joined, Sidecar
 from pipelines.totals import totals_of
 from pipelines.verdicts import Changes, changed_outcomes, count_changes, verdicts
 
@@ -37,10 +40,15 @@ class Recipe:
     held_out: frozenset[str]
     """Ids of the validation sources."""
     filters: FilterConfig
+    duplicates: DuplicateConfig
     pack: PackConfig
+    scores_alone: bool = False
+    """Whether no clip is packed, and only counted."""
     tokenizer: str | None = None
     tokenizer_fingerprint: str | None = None
     num_codes: int | None = None
+    sidecar: Sidecar | None = None
+    """What is said of the clips; None leaves to them what they have."""
     parents: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
 
@@ -57,6 +65,10 @@ class Parts:
     """The sealed set that this one takes the place of."""
     carried: tuple[ShardEntry, ...] = ()
     """Shards of the former set that stay as they are; an origin answers for their spans."""
+
+    def carried_tables(self, columns: Iterable[str]) -> Iterator[pa.Table]:
+        former = self.former
+        return (former.read(entry, list(columns)) for entry in self.carried) if former else iter(())
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -78,17 +90,21 @@ class Survey:
     clips: Counter[Bucket] = field(default_factory=Counter)
     """Kept clips."""
     changes: Changes = field(default_factory=dict)
-    duplicates: Mapping[str, str] = field(default_factory=dict)
-    """Clip id to the reason why it is dropped."""
+    copies: Mapping[str, Copy] = field(default_factory=dict)
+    """Clip id to what it is a copy of, and left out for."""
 
 
 def pack(out: str, recipe: Recipe, parts: Parts, lease: Lease) -> Manifest:
     """Seals `out`, whose lease is held, from its parts, or seals it anew in place of the former set."""
     generation = parts.former.manifest.generation + 1 if parts.former else 0
-    survey = _survey(parts.origins, recipe)
+    survey = _survey(parts, recipe)
     entries = list(parts.carried)
     digests = [_carried_digests(parts.former, entry) for entry in entries if parts.former]
-    with _spilled(parts.origins, recipe, survey) as spilled:
+    said = None
+    if recipe.sidecar is not None:
+        recipe.sidecar.copy_to(out)
+        said = recipe.sidecar.joined_to(parts.sources)
+    with _spilled(parts.origins, recipe, survey, said) as spilled:
         for (bucket, number), table in spilled:
             digests.append(fingerprints.clip_digests(table, recipe.kind, bucket.split))
             table = _with_digests(table, digests[-1])
@@ -110,6 +126,7 @@ def pack(out: str, recipe: Recipe, parts: Parts, lease: Lease) -> Manifest:
         parents=recipe.parents,
         generation=generation,
         inputs=recipe.inputs,
+        sidecar=said.summary() if said and recipe.sidecar is not NOTHING else None,
     )
     _delete_strangers(out, manifest, parts.former)
     lease.require_held()
@@ -127,13 +144,32 @@ def _delete_strangers(out: str, manifest: Manifest, former: ShardSet | None) -> 
             storage.delete(file.uri)
 
 
-def _survey(origins: Iterable[Origin], recipe: Recipe) -> Survey:
-    survey = Survey()
-    for facts in (table for origin in origins for table in origin.facts()):
-        found = verdicts(facts, recipe.filters, survey.duplicates)
+def _survey(parts: Parts, recipe: Recipe) -> Survey:
+    survey = Survey(copies=_copies(parts, recipe))
+    for facts in (table for origin in parts.origins for table in origin.facts()):
+        found = _verdicts(facts, recipe, survey.copies)
         count_changes(survey.changes, facts, found)
         survey.clips.update(bucket for bucket in _buckets(facts, found, recipe) if bucket)
     return survey
+
+
+def _verdicts(clips: pa.Table, recipe: Recipe, copies: Mapping[str, Copy]) -> list[str | None]:
+    found = verdicts(clips, recipe.filters, copies)
+    return [verdict or SCORED for verdict in found] if recipe.scores_alone else found
+
+
+def _copies(parts: Parts, recipe: Recipe) -> dict[str, Copy]:
+    """Of the clips that the thresholds keep; what is carried counts, and stays."""
+    if not recipe.duplicates.is_active:
+        return {}
+    candidates = Candidates(recipe.duplicates)
+    for origin in parts.origins:
+        for facts in origin.facts():
+            kept = [verdict is None for verdict in verdicts(facts, recipe.filters, {})]
+            candidates.add(facts.filter(pa.array(kept, pa.bool_())), stand=origin.stands)
+    for table in parts.carried_tables(COLUMNS):
+        candidates.add(table, stand=True)
+    return candidates.copies()
 
 
 def _buckets(clips: pa.Table, found: list[str | None], recipe: Recipe) -> Iterator[Bucket | None]:
@@ -146,7 +182,7 @@ def _buckets(clips: pa.Table, found: list[str | None], recipe: Recipe) -> Iterat
 
 @contextlib.contextmanager
 def _spilled(
-    origins: Iterable[Origin], recipe: Recipe, survey: Survey
+    origins: Iterable[Origin], recipe: Recipe, survey: Survey, said: Joined | None
 ) -> Iterator[Iterator[tuple[tuple[Bucket, int], pa.Table]]]:
     """Gives every shard's clips, one shard at a time, in the order of their hashes."""
     schema = clip_schema(recipe.kind)
@@ -156,7 +192,8 @@ def _spilled(
             for shard, rows in _by_shard(clips, recipe, survey).items():
                 if shard not in sinks:
                     sinks[shard] = pa.ipc.new_stream(_scratch_file(scratch, shard), schema)
-                sinks[shard].write_table(clips.take(rows).select(schema.names).cast(schema))
+                kept = clips.take(rows).select(schema.names).cast(schema)
+                sinks[shard].write_table(said.applied_to(kept) if said else kept)
         for sink in sinks.values():
             sink.close()
         yield ((shard, _read_sorted(_scratch_file(scratch, shard))) for shard in sorted(sinks))
@@ -164,7 +201,7 @@ def _spilled(
 
 def _by_shard(clips: pa.Table, recipe: Recipe, survey: Survey) -> dict[tuple[Bucket, int], list[int]]:
     rows: dict[tuple[Bucket, int], list[int]] = {}
-    found = verdicts(clips, recipe.filters, survey.duplicates)
+    found = _verdicts(clips, recipe, survey.copies)
     ids = clips.column("clip_id").to_pylist()
     for index, bucket in enumerate(_buckets(clips, found, recipe)):
         if bucket:

@@ -5,7 +5,8 @@
 A unit is what one try does: a span of a source, or a row group of a frame set. The row key is a hash of what
 determines a row, so that rows of other settings neither count nor are lost. A row is complete or absent,
 under a name no other attempt uses, so that any process may be killed at any time and a rerun does what is
-missing. It holds every clip that was cut, with its scores; the payload only of those that were to be kept.
+missing. It holds every clip that was cut, with its scores; the payload of those that were to be kept, of all
+or of none, as was asked for.
 """
 
 import uuid
@@ -44,7 +45,8 @@ there.
 
 
 def record_schema(kind: Kind) -> pa.Schema:
-    """Columns of a row. `judged_by` is the key of the thresholds that `rejected` and `outcome` follow.
+    """Columns of a row. `judged_by` is the key of the thresholds that `rejected` and `outcome` follow, and by
+    which payloads were kept; null where none were.
 
     A clip without a payload has no shape either.
     """

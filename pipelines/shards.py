@@ -118,6 +118,8 @@ class Manifest:
     """How often the set was sealed anew: appended to, or replaced in part."""
     inputs: tuple[str, ...] = ()
     """SHA-256 of the frame shards whose codes are here; empty where videos were decoded."""
+    sidecar: dict[str, Any] | None = None
+    """Of what was joined to the clips: its rows, and how many match no source, with some of their names."""
 
 
 class ShardSet:

@@ -18,7 +18,8 @@ class Swept:
     files: int
     bytes: int
     kept_units: int
-    """Done for an appending that is not finished: their rows stay."""
+    """Whose rows stay: done for an appending that is not finished, or with scores or clips that are in no
+    shard, as was asked for."""
     of_other_settings: int
     """Of the files, those with rows of settings that the set was made with before, or was to be made with."""
 
@@ -63,15 +64,22 @@ def _candidates(shard_set: ShardSet) -> list[FileInfo]:
 
 
 def _unpacked(shard_set: ShardSet) -> dict[str, int]:
-    """Span files of the set's own settings with units that it does not hold yet, and how many."""
+    """Span files of the set's own settings with units that it does not hold yet, and how many; all of them
+    where they were asked to hold more than the shards."""
     manifest = shard_set.manifest
     place = records.place_of(shard_set.uri, manifest.kind, manifest.config["rows"])
     spans = set(shard_set.spans().column("span_id").to_pylist())
     packed = {sha256[:32] for sha256 in manifest.inputs}
+    settings = storage.read_json(storage.join(shard_set.uri, claim.CONFIG))
+    keeps_more = claim.scores_alone(manifest.config) or settings.get("keep") == "all"
     found = {}
     for uri in records.files(place):
         units = read_table(uri, ["unit_id"]).column("unit_id").to_pylist()
-        new = [unit for unit in units if unit not in spans and unit.partition("#")[0] not in packed]
+        new = [
+            unit
+            for unit in units
+            if keeps_more or (unit not in spans and unit.partition("#")[0] not in packed)
+        ]
         if new:
             found[uri] = len(new)
     return found

@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from infra import configs, hashing
-from pipelines.config import FilterConfig
+from pipelines.config import DuplicateConfig, FilterConfig
+from pipelines.duplicates import Copy
 from pipelines.filters import reject_reason
 from pipelines.shards import Manifest
 
@@ -34,13 +35,22 @@ def filters_of(manifest: Manifest) -> FilterConfig:
     return configs.from_dict(FilterConfig, manifest.config["packing"]["filters"])
 
 
-def verdicts(clips: pa.Table, filters: FilterConfig, duplicates: Mapping[str, str]) -> list[str | None]:
+def duplicates_of(manifest: Manifest) -> DuplicateConfig:
+    """What counted as a copy when a set was packed."""
+    return configs.from_dict(DuplicateConfig, manifest.config["packing"]["duplicates"])
+
+
+def verdicts(clips: pa.Table, filters: FilterConfig, copies: Mapping[str, Copy]) -> list[str | None]:
     """Of each clip why it is rejected, or None where it is kept. clips: FACTS, `rejected`, `judged_by`."""
     found = _by_thresholds(clips, filters)
-    if duplicates:
+    if copies:
         ids = clips.column("clip_id").to_pylist()
-        found = [verdict or duplicates.get(clip_id) for verdict, clip_id in zip(found, ids, strict=True)]
+        found = [verdict or _reason(copies.get(one)) for verdict, one in zip(found, ids, strict=True)]
     return found
+
+
+def _reason(copy: Copy | None) -> str | None:
+    return copy.reason if copy else None
 
 
 def _by_thresholds(clips: pa.Table, filters: FilterConfig) -> list[str | None]:

@@ -5,19 +5,20 @@ where only the packing changed, it is packed anew. Otherwise the start is fresh.
 """
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import configs
 from pipelines import claim, inventory, records
-from pipelines.config import FilterConfig, PackConfig
-from pipelines.filters import is_tighter
+from pipelines.config import DuplicateConfig, FilterConfig, PackConfig
+from pipelines.filters import RULES, TOO_SHORT, is_tighter
 from pipelines.job import FramesJob, TokenizerRef, VideoJob
 from pipelines.origins import Origin, RowOrigin, ShardOrigin, complete_units
 from pipelines.pack import Parts, Recipe
-from pipelines.shards import ShardEntry, ShardSet
+from pipelines.shards import Manifest, ShardEntry, ShardSet
+from pipelines.sidecar import NOTHING, Sidecar
 from pipelines.spans import held_out, span_table, validation_of
 from pipelines.verdicts import filters_of
 
@@ -50,6 +51,12 @@ class Work:
         ids: list[str] = self.units.column(0).to_pylist()
         return ids
 
+    def units_with_rows(self) -> set[str]:
+        """Ids of the units whose rows have all that is to be packed of them."""
+        if self.recipe.scores_alone:
+            return records.done_units(self.place)
+        return complete_units(self.place, self.recipe.kind, self.recipe.filters)
+
     def is_sealed(self) -> bool:
         """Whether the set that is there is what is asked for."""
         same = self.there is not None and self.there.manifest.recipe_id == self.recipe.recipe_id
@@ -70,11 +77,16 @@ class Work:
         stays = pa.array([span in kept for span in spans.column("span_id").to_pylist()], pa.bool_())
         touched = former.shards_of(spans.filter(pc.invert(stays)))
         carried = tuple(entry for entry in former.manifest.shards if entry not in touched)
-        return self._parts([self._rows(new), ShardOrigin(former, spans.filter(stays), touched)], carried)
+        sealed = ShardOrigin(former, spans.filter(stays), touched, stands=True)
+        return self._parts([self._rows(new), sealed], carried)
 
     def _packed_anew(self, former: ShardSet) -> list[Origin]:
-        """Rows of span files where they are still there, else clips of the former set."""
-        rows = complete_units(self.place, self.recipe.kind, self.recipe.filters) & set(self.ids)
+        """Where other clips are chosen, rows of span files where they are still there; else clips of the
+        former set."""
+        if self.spans is None and chooses_the_same(self.settings, former.manifest):
+            kept = ShardOrigin(former, former.spans(), stands=True)
+            return [self._rows(set(self.ids) - self.sealed), kept]
+        rows = self.units_with_rows() & set(self.ids)
         spans = former.spans()
         if self.spans is None:
             in_rows = pa.array([span in rows for span in spans.column("span_id").to_pylist()], pa.bool_())
@@ -110,8 +122,8 @@ def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Tabl
         sources=with_split(sources, held),
         spans=None,
         units=span_table(sources, job.config.sampling.span_seconds),
-        sealed=_sealed_spans(stays, recipe.filters) if stays else set(),
-        recipe=recipe,
+        sealed=_sealed_spans(stays, settings) if stays else set(),
+        recipe=replace(recipe, sidecar=job.sidecar or NOTHING),
         sources_kept=sources.num_rows - given.num_rows,
     )
 
@@ -157,6 +169,7 @@ def retry_work(
         tokenizer,
         (),
     )
+    digest = settings["packing"]["sidecar"]
     again = set(failed.column("span_id").to_pylist())
     return Work(
         out=shard_set.uri,
@@ -167,7 +180,7 @@ def retry_work(
         spans=None,
         units=span_table(sources, settings["rows"]["sampling"]["span_seconds"]),
         sealed=set(shard_set.spans().column("span_id").to_pylist()) - again,
-        recipe=recipe,
+        recipe=replace(recipe, sidecar=Sidecar.kept_in(shard_set.uri, digest) if digest else NOTHING),
     )
 
 
@@ -178,14 +191,27 @@ def _row_groups(entry: ShardEntry) -> list[str]:
 
 def _staying(there: ShardSet | None, settings: claim.Settings) -> ShardSet | None:
     """The sealed set that is there, if its rows are those that the settings determine."""
-    return there if there and there.manifest.config["rows"] == settings["rows"] else None
+    before = there.manifest.config if there else {}
+    same = before.get("rows") == settings["rows"]
+    return there if same and claim.scores_alone(before) == claim.scores_alone(settings) else None
 
 
-def _sealed_spans(former: ShardSet, filters: FilterConfig) -> set[str]:
-    """The spans of a sealed set that need no row: with looser thresholds, those without rejected clips."""
+def chooses_the_same(settings: claim.Settings, former: Manifest) -> bool:
+    """Whether a set is packed anew of the clips that it has."""
+    packing, before = settings["packing"], former.config["packing"]
+    return all(packing[part] == before[part] for part in ("filters", "duplicates"))
+
+
+def _sealed_spans(former: ShardSet, settings: claim.Settings) -> set[str]:
+    """The spans of a sealed set that need no row: all, or those of which no clip that was left out may come
+    back. A copy may as soon as the clip that it is a copy of goes."""
     spans = former.spans()
-    if not is_tighter(filters, filters_of(former.manifest)):
-        spans = spans.filter(pa.array([not rejected for rejected in spans.column("rejected").to_pylist()]))
+    if not chooses_the_same(settings, former.manifest):
+        filters = configs.from_dict(FilterConfig, settings["packing"]["filters"])
+        tighter = is_tighter(filters, filters_of(former.manifest))
+        stays_out = {rule.reason for rule in RULES} if tighter else set()
+        rejected = (dict(counts or []) for counts in spans.column("rejected").to_pylist())
+        spans = spans.filter(pa.array([not counts.keys() - stays_out - {TOO_SHORT} for counts in rejected]))
     return set(spans.column("span_id").to_pylist())
 
 
@@ -204,7 +230,11 @@ def _recipe(
         recipe_id=claim.recipe_id(settings, inputs),
         config=settings,
         held_out=held,
+        scores_alone=claim.scores_alone(settings),
         filters=configs.from_dict(FilterConfig, settings["packing"]["filters"]),
+        duplicates=DuplicateConfig(exact=False)
+        if frame_shards
+        else configs.from_dict(DuplicateConfig, settings["packing"]["duplicates"]),
         pack=configs.from_dict(PackConfig, settings["packing"]["pack"]),
         tokenizer=tokenizer.uri if tokenizer else None,
         tokenizer_fingerprint=tokenizer.fingerprint if tokenizer else None,

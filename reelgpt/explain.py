@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from rich.console import Group
 from rich.table import Table
 from tyro.conf import Positional
 
 from infra import hashing, storage
 from infra.errors import UsageError
+from pipelines.distributions import distributions
 from pipelines.shards import ShardSet
+from reelgpt import score_table
 from reelgpt.command import InputUri, Outcome, OutputUri
 
 LISTED = 10
@@ -20,7 +23,7 @@ LISTED = 10
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explain:
     """Where one clip came from: source video, time, scores, hashes, and its picture. Without --clip, lists
-    some.
+    some, and shows how the scores of all lie beside the thresholds.
 
     Example: reelgpt explain tokens --clip 3f2a9c/00000/0004 --picture clip.png
     """
@@ -59,13 +62,15 @@ def _some_clips(shard_set: ShardSet) -> Outcome:
     text = Table("clip", "source", "start, s")
     for clip in listed:
         text.add_row(clip["clip_id"], clip["source"], f"{clip['start_seconds']:.2f}")
+    found = distributions(shard_set)
     return Outcome(
         summary={
             "shards": shard_set.uri,
             "num_clips": sum(entry.rows for entry in manifest.shards),
             "clips": listed,
+            "scores": score_table.as_dict(found),
         },
-        text=text,
+        text=Group(*([text] if listed else []), score_table.as_table(found)),
     )
 
 

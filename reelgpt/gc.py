@@ -13,7 +13,8 @@ from reelgpt.command import InputUri, Outcome
 class Gc:
     """Removes the span files of a sealed shard set, whose clips are in its shards, and what its manifest
     does not name; also those of other settings, as of a set made again with --redo. Rows of an appending
-    that is not finished stay.
+    that is not finished stay, and those of a set of --score-only or --keep-rejected, which hold what no shard
+    does; repeat its command without these options first to be rid of them.
 
     Example: reelgpt gc tokens --dry-run
     """
@@ -43,5 +44,5 @@ class Gc:
                 f"go back to those is to decode again"
             )
         if swept.kept_units:
-            text += f"; {swept.kept_units:,} units that are not sealed yet keep their rows"
+            text += f"; {swept.kept_units:,} units keep their rows, which hold what no shard does"
         return Outcome(summary=summary, text=text)

@@ -12,8 +12,11 @@ from infra import storage
 from infra.errors import UsageError
 from model.bundle import RECORD, BundleInfo, read_bundle
 from model.metrics import psnr
+from pipelines.distributions import distributions
+from pipelines.filters import REJECT_REASONS
 from pipelines.pace import recorded, sentence
 from pipelines.shards import ShardSet, Split, frames_of
+from reelgpt import score_table
 from reelgpt.pictures import Curve, Frames, chart, film_strip
 from training.run_directory import RunDirectory
 
@@ -25,7 +28,7 @@ MOST_PICTURES = 8
 
 def describe_data(data: ShardSet) -> dict[str, Any]:
     """The sources with what each gave, and the spans or clips that were left out, with their reasons."""
-    totals = data.manifest.totals
+    totals, found = data.manifest.totals, distributions(data)
     spans = data.spans().to_pylist()
     rejects = [row for span in spans for row in _reject_rows(span)]
     clips = totals["clips"]
@@ -37,6 +40,8 @@ def describe_data(data: ShardSet) -> dict[str, Any]:
         "num_sources_unlisted": max(0, totals["sources"] - MOST_ROWS),
         "rejects": rejects[:MOST_ROWS],
         "num_rejects_unlisted": max(0, len(rejects) - MOST_ROWS),
+        "scores": score_table.as_rows(found),
+        "scores_of": score_table.title(found),
     }
 
 
@@ -76,7 +81,7 @@ def _reject_rows(span: dict[str, Any]) -> list[dict[str, Any]]:
     where = {"source": span["source"], "from second": f"{span['start_seconds']:.0f}"}
     failed = [{**where, "class": span["error_class"], "why": span["error"]}] if span["error_class"] else []
     filtered = [
-        {**where, "class": reason, "why": f"{count} clips did not pass the filter"}
+        {**where, "class": reason, "why": f"{count} clips: {REJECT_REASONS[reason]}"}
         for reason, count in dict(span["rejected"] or []).items()
     ]
     return failed + filtered

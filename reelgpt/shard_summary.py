@@ -6,9 +6,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from infra.errors import ConfigError
+from pipelines.claim import scores_alone
+from pipelines.distributions import distributions
 from pipelines.error_classes import ERROR_CLASSES
+from pipelines.filters import REJECT_REASONS
 from pipelines.job import Built
 from pipelines.pace import sentence
+from pipelines.shards import ShardSet
+from reelgpt import score_table
 from reelgpt.command import Outcome
 
 OVER_FAILURE_BUDGET = 3
@@ -43,10 +48,15 @@ def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None
         "failed_share": round(share, 6),
         "over_failure_budget": over,
         "totals": totals,
+        "sidecar": built.manifest.sidecar,
     }
+    text = _text(built, out, over, max_failed)
+    if scores_alone(built.manifest.config):
+        found = distributions(ShardSet.open(out))
+        summary["scores"], text = score_table.as_dict(found), Group(text, score_table.as_table(found))
     return Outcome(
         summary=summary,
-        text=_text(built, out, over, max_failed),
+        text=text,
         exit_code=OVER_FAILURE_BUDGET if over else 0,
     )
 
@@ -80,7 +90,11 @@ def _rows(built: Built, totals: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "codes" in totals:
         rows.append(("codes", f"{totals['codes']:,}"))
-    rows += [("rejected", f"{count:,} clips: {reason}") for reason, count in totals["rejected_clips"].items()]
+    if said := built.manifest.sidecar:
+        some = f", such as {', '.join(said['unmatched'])}" if said["unmatched"] else ""
+        rows.append(("sidecar", f"{said['unmatched_rows']:,} of {said['rows']:,} rows match no source{some}"))
+    rejected = totals["rejected_clips"].items()
+    rows += [("rejected", f"{n:,} clips: {reason} ({REJECT_REASONS[reason]})") for reason, n in rejected]
     rows += [("failed", f"{count:,} spans: {name} ({ERROR_CLASSES[name]})") for name, count in failed.items()]
     rows += [("damaged", f"{count:,} spans in part: {name}") for name, count in damaged.items()]
     if built.pace:

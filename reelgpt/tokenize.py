@@ -11,6 +11,7 @@ from model.config import TokenizerConfig
 from pipelines.build import build_from_frames, build_from_videos
 from pipelines.config import (
     DecodeLimits,
+    DuplicateConfig,
     ExtractConfig,
     FilterConfig,
     PackConfig,
@@ -21,13 +22,25 @@ from pipelines.config import (
 from pipelines.derive import derive
 from pipelines.job import DeriveJob, FramesJob, TokenizerRef, VideoJob
 from pipelines.shards import ShardSet
+from pipelines.sidecar import Sidecar
 from reelgpt import shard_summary, tracked_build
 from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
 from reelgpt.console import track
 from reelgpt.given_set import given_set, refuse_without_effect
 
-IN_THE_FRAMES = ("validation", "validation_share", "exclude", "max_failed", "sampling", "filters", "limits")
-IN_THE_CODES = ("tokenizer", "max_failed", "sampling", "limits", "resources")
+IN_THE_FRAMES = (
+    "validation",
+    "validation_share",
+    "exclude",
+    "max_failed",
+    "sampling",
+    "filters",
+    "duplicates",
+    "keep_rejected",
+    "limits",
+    "sidecar",
+)
+IN_THE_CODES = ("tokenizer", "keep_rejected", "max_failed", "sampling", "limits", "resources")
 """What is settled where a set was made."""
 
 
@@ -52,12 +65,20 @@ class Tokenize:
     """Share of the sources to hold out."""
     exclude: tuple[str, ...] = ()
     """Names or URIs of sources to leave out of the set of tokens given."""
+    keep_rejected: bool = False
+    """Keep the codes of rejected clips beside the set, of all that is decoded from now on, so that thresholds
+    can be loosened, too, without decoding again."""
+    sidecar: InputUri | None = None
+    """Parquet, CSV or JSON lines (.jsonl) with a column source, the name or URI of a video, and of label,
+    caption and action (a list of whole numbers) what is known of its clips; start_seconds and end_seconds
+    limit a row to the clips whose middle lies between them, and the narrowest row counts."""
     redo: bool = False
     """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
     max_failed: float = 0.1
     """Share of the sources that may fail before the exit code is 3."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
+    duplicates: DuplicateConfig = field(default_factory=DuplicateConfig)
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     pack: PackConfig = field(default_factory=PackConfig)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
@@ -107,8 +128,10 @@ class Tokenize:
             out=self.out,
             exclude=self.exclude,
             filters=self.filters,
+            duplicates=self.duplicates,
             split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
             pack=self.pack,
+            sidecar=Sidecar.read(self.sidecar) if self.sidecar else None,
             redo=self.redo,
         )
 
@@ -116,7 +139,14 @@ class Tokenize:
         return VideoJob(
             videos=self.inputs,
             out=self.out,
-            config=ExtractConfig(sampling=self.sampling, filters=self.filters, limits=self.limits),
+            config=ExtractConfig(
+                sampling=self.sampling,
+                filters=self.filters,
+                limits=self.limits,
+                keep="all" if self.keep_rejected else "kept",
+            ),
+            duplicates=self.duplicates,
+            sidecar=Sidecar.read(self.sidecar) if self.sidecar else None,
             split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
             pack=self.pack,
             resources=self.resources,

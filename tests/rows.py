@@ -11,11 +11,21 @@ import pyarrow as pa
 from pipelines import claim, records
 from pipelines.build import take
 from pipelines.completion import RunUnits, Watch, complete
-from pipelines.config import ExtractConfig, FilterConfig, PackConfig, Resources, SamplingConfig, SplitConfig
+from pipelines.config import (
+    DuplicateConfig,
+    ExtractConfig,
+    FilterConfig,
+    Keep,
+    PackConfig,
+    Resources,
+    SamplingConfig,
+    SplitConfig,
+)
 from pipelines.filters import reject_reason
 from pipelines.job import Built, TokenizerRef, VideoJob
 from pipelines.pace import Devices
 from pipelines.shards import Kind, ShardSet
+from pipelines.sidecar import Sidecar
 from pipelines.spans import SOURCE_SCHEMA
 from pipelines.verdicts import thresholds_key
 from pipelines.work import video_work
@@ -45,10 +55,12 @@ def brightness(clip_id: str) -> float:
     return float(np.random.default_rng(list(clip_id.encode())).uniform(0, 1))
 
 
-def record(unit: dict[str, Any], filters: FilterConfig, *, error_class: str | None = None) -> dict[str, Any]:
+def record(
+    unit: dict[str, Any], filters: FilterConfig, *, error_class: str | None = None, keep: Keep = "kept"
+) -> dict[str, Any]:
     """The row of a span of codes: whole, or failed with this error."""
     count = 0 if error_class else CLIPS_PER_SPAN
-    clips = [_clip(unit, number, filters) for number in range(count)]
+    clips = [_clip(unit, number, filters, keep) for number in range(count)]
     reasons = [clip["rejected"] for clip in clips if clip["rejected"]]
     return {
         "unit_id": unit["span_id"],
@@ -60,7 +72,7 @@ def record(unit: dict[str, Any], filters: FilterConfig, *, error_class: str | No
         "num_frames": 8 * count,
         "num_clips": count - len(reasons),
         "rejected": sorted((reason, reasons.count(reason)) for reason in set(reasons)),
-        "judged_by": thresholds_key(filters),
+        "judged_by": None if keep == "none" else thresholds_key(filters),
         "attempts": 1,
         "decode_cpu_seconds": 1.0,
         "tokenize_seconds": 0.5,
@@ -68,10 +80,11 @@ def record(unit: dict[str, Any], filters: FilterConfig, *, error_class: str | No
     }
 
 
-def _clip(unit: dict[str, Any], number: int, filters: FilterConfig) -> dict[str, Any]:
+def _clip(unit: dict[str, Any], number: int, filters: FilterConfig, keep: Keep) -> dict[str, Any]:
     clip_id = f"{unit['span_id']}/{number:04d}"
     scores = {"brightness": brightness(clip_id), "motion": 0.1}
     rejected = reject_reason(scores, 8, filters)
+    has_codes = keep == "all" or (keep == "kept" and not rejected)
     codes = np.random.default_rng(list(clip_id.encode())).integers(0, 1000, GRID).astype("<u2")
     return {
         "clip_id": clip_id,
@@ -81,21 +94,28 @@ def _clip(unit: dict[str, Any], number: int, filters: FilterConfig) -> dict[str,
         "num_frames": 8,
         "repeated_frames": 0,
         "scores": sorted(scores.items()),
-        "grid": None if rejected else list(GRID),
-        "codes": None if rejected else codes.tobytes(),
+        "grid": list(GRID) if has_codes else None,
+        "codes": codes.tobytes() if has_codes else None,
         "rejected": rejected,
     }
 
 
 def writing(
-    filters: FilterConfig, errors: dict[str, str] | None = None, *, seen: list[str] | None = None
+    filters: FilterConfig,
+    errors: dict[str, str] | None = None,
+    *,
+    seen: list[str] | None = None,
+    keep: Keep = "kept",
 ) -> RunUnits:
     """Does units as workers would, in files of four rows; notes in `seen` which. errors: span id to class."""
 
     def run(missing: pa.Table, place: str, watch: Watch) -> Devices:
         for start in range(0, missing.num_rows, 4):
             units = missing.slice(start, 4).to_pylist()
-            rows = [record(u, filters, error_class=(errors or {}).get(u["span_id"])) for u in units]
+            rows = [
+                record(unit, filters, error_class=(errors or {}).get(unit["span_id"]), keep=keep)
+                for unit in units
+            ]
             if seen is not None:
                 seen.extend(unit["span_id"] for unit in units)
             table = pa.Table.from_pylist(rows, records.record_schema("tokens"))
@@ -110,18 +130,25 @@ def video_job(
     out: Path | str,
     *,
     filters: FilterConfig | None = None,
+    duplicates: DuplicateConfig | None = None,
     sampling: SamplingConfig | None = None,
     split: SplitConfig | None = None,
     pack: PackConfig | None = None,
+    sidecar: Sidecar | None = None,
+    keep: Keep = "kept",
     redo: bool = False,
 ) -> VideoJob:
     return VideoJob(
         videos=(),
         out=str(out),
-        config=ExtractConfig(sampling=sampling or SamplingConfig(), filters=filters or FilterConfig()),
+        config=ExtractConfig(
+            sampling=sampling or SamplingConfig(), filters=filters or FilterConfig(), keep=keep
+        ),
+        duplicates=duplicates or DuplicateConfig(),
         split=split or SplitConfig(validation_share=0.2),
         pack=pack or PackConfig(shard_bytes=16 * 16, clips_per_row_group=3),
         resources=Resources(),
+        sidecar=sidecar,
         tokenizer=TOKENIZER,
         redo=redo,
     )
@@ -133,7 +160,9 @@ def build(job: VideoJob, given: pa.Table, run: RunUnits | None = None) -> Built:
     with ExitStack() as stack:
         lease = take(stack, job.out, settings, redo=job.redo)
         work = video_work(job, job.out, settings, given)
-        return complete(work, run or writing(job.config.filters), lease, lambda *_: None)
+        return complete(
+            work, run or writing(job.config.filters, keep=job.config.keep), lease, lambda *_: None
+        )
 
 
 def clips_of(uri: Path | str, keep: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:

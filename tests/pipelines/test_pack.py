@@ -12,7 +12,7 @@ from infra import storage
 from infra.errors import ShardError, UsageError
 from infra.leases import Lease
 from pipelines import claim, records, shards
-from pipelines.config import FilterConfig, PackConfig
+from pipelines.config import DuplicateConfig, FilterConfig, PackConfig
 from pipelines.origins import RowOrigin
 from pipelines.pack import Parts, Recipe, pack
 from pipelines.shards import ShardSet, codes_of
@@ -36,6 +36,7 @@ RECIPE = Recipe(
     config=CONFIG,
     held_out=frozenset({"source-3"}),
     filters=FilterConfig(),
+    duplicates=DuplicateConfig(),
     pack=PackConfig(shard_bytes=8 * 16, clips_per_row_group=3),
     tokenizer_fingerprint="f" * 64,
     num_codes=1000,

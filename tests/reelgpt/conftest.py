@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from infra import configs
+from pipelines.config import FilterConfig
 from pipelines.shards import TableEntry
 from pipelines.tables import write_table
 from pipelines.video_writer import write_video
@@ -125,7 +127,7 @@ def frame_set(tmp_path: Path) -> str:
         kind="frames",
         recipe_id="recipe",
         fingerprint="fingerprint",
-        config={},
+        config={"rows": {}, "packing": {"filters": configs.to_dict(FilterConfig())}},
         totals={
             "sources": 3,
             "hours": 6 / 3600,
