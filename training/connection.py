@@ -12,14 +12,16 @@ from typing import Any
 import torch
 
 from training.ranks import Ranks
+from training.withheld import withheld
 
 if not torch.cuda.is_available():
     os.environ.setdefault(
         "DS_ACCELERATOR", "cpu"
     )  # before the import, which otherwise looks for one and warns
-import deepspeed
-from deepspeed import comm
-from deepspeed.accelerator import get_accelerator
+with withheld("mlflow"):  # for DeepSpeed's autotuner: it would bring a web server along
+    import deepspeed
+    from deepspeed import comm
+    from deepspeed.accelerator import get_accelerator
 
 __all__ = ["connect", "deepspeed", "disconnect"]
 """DeepSpeed is had from here, where its accelerator was chosen before it was imported."""

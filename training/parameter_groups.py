@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from training.engine_config import OptimizerConfig
+from training.uncompiled import AdamW
 
 
-def adamw(learner: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def adamw(learner: nn.Module, config: OptimizerConfig) -> AdamW:
     """torch's fused kernel, which needs no compiler on CPU or CUDA; its learning rate is set at each step."""
     betas = (config.beta1, config.beta2)
     groups = parameter_groups(learner, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
+    return AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
 
 
 def parameter_groups(learner: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
