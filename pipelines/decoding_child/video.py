@@ -131,8 +131,8 @@ def _packets(container: Any, streams: list[Any]) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except av.error.InvalidDataError:
-            return
+        except (av.error.InvalidDataError, IndexError):
+            return  # PyAV's own index, at the end of a file in which streams turned up on the way
         if packet is None:
             return
         yield packet

@@ -28,6 +28,7 @@ class Run:
     videos: str
     out: str
     tokenizer: str
+    settings: tuple[str, ...] = SETTINGS
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -39,7 +40,7 @@ class Run:
             self.videos,
             "--out",
             self.out,
-            *SETTINGS,
+            *self.settings,
             *tokenizer,
             *self.options,
             "--json",

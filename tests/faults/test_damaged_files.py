@@ -104,14 +104,14 @@ def test_flipped_bits_cost_no_picture_that_they_do_not_touch_whichever_decoder_s
         path = folder / f"flipped-{name}"
         path.write_bytes(flip_bits(data, f"{SEED}/{name}/{number}", count=count))
         decoded, by_pyav = decoders.decode(path)
-        assert {decoded.error_class, by_pyav.error_class} <= {None, *ERROR_CLASSES}
-        assert decoded.attempts == by_pyav.attempts == 1, f"{number}: {decoded.error} / {by_pyav.error}"
+        found = {decoded.error_class, by_pyav.error_class}
+        assert found <= {None, *ERROR_CLASSES} - {"decoder_crash", "decoder_hang"}, decoded.error
         if decoded.error_class is not None:
             assert by_pyav.error_class == decoded.error_class
             np.testing.assert_array_equal(by_pyav.frames, decoded.frames)
         if by_pyav.error_class == decoded.error_class:
-            assert by_pyav.indices == decoded.indices, number
-        if len(decoded.frames) == len(by_pyav.frames) == len(whole.frames):
+            assert len(by_pyav.frames) == len(decoded.frames), number
+        if by_pyav.indices == decoded.indices == whole.indices:
             intact = [(one.frames == whole.frames).all(axis=(1, 2, 3)) for one in (decoded, by_pyav)]
             np.testing.assert_array_equal(*intact)
 

@@ -13,6 +13,7 @@ from tests.faults.processes import none_left_behind
 from tests.faults.runs import SECONDS, Run, summary_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.exhaustive, pytest.mark.timeout(600)]
+SETTINGS = ("--sampling.clip-frames", "2", "--sampling.stride-frames", "2", "--sampling.size", "64")
 SHARE = 0.5
 """Of all that could be made; CI has no time for more."""
 
@@ -21,7 +22,13 @@ def test_hundreds_of_odd_files_are_each_accounted_for(tokenizer_bundle: str, tmp
     folder, log = tmp_path / "files", tmp_path / "log"
     names = gather(folder, seed=SEED, share=SHARE)
     assert len(names) >= 300
-    run = Run(name="tokenize", videos=f"{folder}/*", out=str(tmp_path / "out"), tokenizer=tokenizer_bundle)
+    run = Run(
+        name="tokenize",
+        videos=f"{folder}/*",
+        out=str(tmp_path / "out"),
+        tokenizer=tokenizer_bundle,
+        settings=SETTINGS,
+    )
     with none_left_behind(), run.start(log) as process:
         code = process.wait(SECONDS)
     assert code in (0, 3), log.read_text()
