@@ -104,6 +104,12 @@ def write(uri: str, data: bytes | memoryview) -> None:
             fs.pipe_file(path, bytes(data))
 
 
+def append(path: str, data: bytes) -> None:
+    """Adds to the end of a local file; a kill can leave the last of it cut off."""
+    with explained(path), open(absolute(path), "ab") as file:
+        file.write(data)
+
+
 def write_json(uri: str, value: Any) -> None:
     write(uri, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 

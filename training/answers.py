@@ -24,7 +24,11 @@ def answer_of(work: Callable[[Job], Summary], job: Job) -> dict[str, Any]:
     except StorageError:
         raise
     except ReelgptError as error:
-        return {"refusal": type(error).__name__, "message": str(error)}
+        return refused(error)
+
+
+def refused(error: ReelgptError) -> dict[str, Any]:
+    return {"refusal": type(error).__name__, "message": str(error)}
 
 
 def summary_of(answer: dict[str, Any]) -> Summary:

@@ -22,7 +22,7 @@ from pipelines.shards import ShardSet
 from training.config import RunConfig
 from training.data import TrainingData
 from training.objective_config import PredictConfig
-from training.objectives import Predict, assemble
+from training.objectives import Predict
 from training.run import Run
 from training.run_directory import RunDirectory
 
@@ -41,11 +41,11 @@ class Origin:
     mlflow_run_id: str | None
 
 
-def export_bundle(run: Run, weights: dict[str, Tensor], origin: Origin, losses: Mapping[str, float]) -> None:
+def export_bundle(run: Run, model: nn.Module, origin: Origin, losses: Mapping[str, float]) -> None:
     """Writes the bundle of an evaluation, and forgets those that are neither among the last nor the best."""
     measured = {name: value for name, value in losses.items() if name.startswith("val_")}
     uri = run.directory.bundle_of(origin.step)
-    write_bundle(run, uri, assemble(run.objective, weights), origin, measured)
+    write_bundle(run, uri, model, origin, measured)
     known = {int(line["step"]): line for line in run.directory.read_metrics()}
     known[origin.step] = known.get(origin.step, {}) | measured
     keep = _kept(_steps(run.directory), known, keep_last=run.config.evaluation.keep_bundles)

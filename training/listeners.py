@@ -2,15 +2,18 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from infra import storage
+from training.background import Background
 from training.bundles import Origin, export_bundle
 from training.engine import Engine
 from training.loop import Metrics, mean_losses, require_finite
-from training.objectives import Examples
+from training.objectives import Examples, assemble
 from training.run import Run
 from training.run_directory import Attempt
 from training.samples import drawer
@@ -73,8 +76,7 @@ class MetricsFile:
             return
         line = {"step": step} | metrics | {"timestamp_ms": round(self._clock() * 1000)}
         self._attempt.require_newest()
-        with open(self._attempt.directory.metrics, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        storage.append(self._attempt.directory.metrics, (json.dumps(line) + "\n").encode())
 
 
 class StepWeights:
@@ -109,13 +111,17 @@ class Samples:
 
 
 class Bundles:
-    """Makes a model of the weights at each evaluation but the last, whose model the run itself becomes."""
+    """Makes a model of the weights at each evaluation but the last, whose model the run itself becomes.
+
+    It is written while training goes on, one at a time.
+    """
 
     def __init__(self, run: Run, weights: StepWeights, saving: Saving, tracking: Tracking) -> None:
         self._run = run
         self._weights = weights
         self._saving = saving
         self._tracking = tracking
+        self._writing: Background[None] | None = None
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         config = self._run.config
@@ -124,6 +130,7 @@ class Bundles:
         weights = self._weights.at(step)
         if weights is None:
             return
+        self._require_written()
         self._run.attempt.require_newest()
         checkpoint = self._saving.name_at(step)
         origin = Origin(
@@ -132,4 +139,20 @@ class Bundles:
             run_key=self._tracking.key,
             mlflow_run_id=self._tracking.run_id,
         )
-        export_bundle(self._run, weights, origin, metrics)
+        model = assemble(self._run.objective, weights)  # here: it takes numbers from torch's generator
+        self._writing = Background(partial(export_bundle, self._run, model, origin, dict(metrics)))
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """The last one is written when the block is left, however it ends. Raises what writing it raised,
+        unless the block raises something itself."""
+        try:
+            yield
+        finally:
+            if self._writing:
+                self._writing.wait()
+        self._require_written()
+
+    def _require_written(self) -> None:
+        if self._writing:
+            self._writing.result()

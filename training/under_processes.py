@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 
 from infra import configs, storage
-from infra.errors import TrainingError
-from training.answers import Summary, answer_of, require_no_hang, summary_of, surroundings
+from infra.errors import StorageError, TrainingError
+from training.answers import Summary, answer_of, refused, require_no_hang, summary_of, surroundings
 from training.job import Job
 from training.stopping import StopRequest, die_with_parent, stop_file
 
@@ -89,8 +89,14 @@ def _worker(job_file: str, answer_file: str) -> None:
     from training.worker import work
 
     die_with_parent()
-    answer = answer_of(work, configs.from_dict(Job, storage.read_json(job_file)))
-    if os.environ["RANK"] == "0":
+    is_first = os.environ["RANK"] == "0"
+    try:
+        answer = answer_of(work, configs.from_dict(Job, storage.read_json(job_file)))
+    except StorageError as error:  # what this worker alone has met
+        if not is_first:
+            raise
+        answer = refused(error)
+    if is_first:
         storage.write_json(answer_file, answer)
 
 

@@ -68,11 +68,13 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     saving = Saving(run, engine, progress, facts, resumed=found)
     weights = StepWeights(engine)
     listeners: list[Listener] = [Evaluation(run, engine), Samples(run, weights), saving.tell_stall]
-    listeners += [*([lines] if lines else []), tracking, saving, Bundles(run, weights, saving, tracking)]
+    bundles = Bundles(run, weights, saving, tracking)
+    listeners += [*([lines] if lines else []), tracking, saving, bundles]
     if pause_after is not None:
         listeners.append(lambda step, _: stop.ask() if step >= pause_after else None)
     with closing(batches), _status_told(tracking), saving.closing():
-        with _watchdog(run, speaks=stop.is_heard_here).watching() as pulse:
+        watchdog = _watchdog(run, speaks=stop.is_heard_here)
+        with bundles.finishing(), watchdog.watching() as pulse:
             is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse)
         saving.finish()
         if not is_done:

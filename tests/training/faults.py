@@ -2,7 +2,6 @@
 the runs that it is put into, beside those that nothing happened to.
 """
 
-import os
 import random
 import shutil
 import signal
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.shards import ShardSet
+from tests.faults.matrix import SEED
 from tests.training import runs
 from tests.training.workers import Group, Workers
 
-SEED = int(os.environ.get("REELGPT_FAULTS_SEED", "0"))
-"""Of all moments and places that are chosen by chance; a failing test names what it chose."""
 STAGES = (0, 1, 2, 3)
 PLACES = ("data", "exchange", "update", "beside")
 """Of a step; saving, measuring and writing are beside it."""

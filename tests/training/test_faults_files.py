@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.matrix import SEED
 from tests.training import faults, runs
-from tests.training.faults import KILL, SEED, Bench
+from tests.training.faults import KILL, Bench
 from training import manifest
 from training.manifest import MANIFEST, UNREADABLE
 

@@ -49,11 +49,14 @@ def test_a_checkpoint_has_the_files_that_are_tried_here(bench: Bench, stage: int
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("deed", [KILL, f"{HALVE}; {KILL}"], ids=["unsynced", "half"])
-@pytest.mark.parametrize(("stage", "name", "rank"), FILES)
+@pytest.mark.parametrize(
+    ("stage", "name", "rank", "deed"),
+    [(*file, f"{HALVE}; {KILL}") for file in FILES] + [(*file, KILL) for file in FILES if file[0] == 2],
+)
 def test_killed_while_a_file_is_written_it_goes_on_from_the_checkpoint_before(
     bench: Bench, tmp_path: Path, stage: int, name: str, rank: int, deed: str
 ) -> None:
+    """Whole, but not on the disk, or half of it."""
     run_dir = tmp_path / "run"
     die_in(bench, run_dir, stage, rank, name=name, part=FOLDER, before=deed)
     assert any(run_dir.glob(f"checkpoints{FOLDER}-*/*{name}*"))
@@ -151,7 +154,7 @@ def test_a_worker_whose_files_may_not_grow_ends_the_run_for_all(
     bench: Bench, tmp_path: Path, rank: int
 ) -> None:
     """As on a disk or within a quota that only one of them has used up."""
-    run_dir, options = tmp_path / "run", options_of(2)
+    run_dir, options = tmp_path / "run", (*options_of(2), "--evaluation.keep-bundles=0")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))"
     group = bench.start(run_dir, *options, faults=[faults.at(Moment(rank, 5, "data"), limit)])
     assert group.codes() == [1, 1], group.said()
