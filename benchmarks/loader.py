@@ -6,7 +6,7 @@
 All read the same codes from local files in batches of 64 clips, each in the layout that its library writes
 and from an environment of its own. The table has:
 
-tokens/s  over an epoch after its first batch, in one process or with two that read, whichever is faster
+tokens/s  over an epoch, in one process or with two that read, whichever is faster
 CPU s     what all its processes spent on that epoch
 shuffle   how far apart the clips of a batch were written, over all pairs, where 1 is a perfect shuffle: 0.875
           is what a batch from 8 places has. A peer far below ours is asked for less
@@ -97,17 +97,17 @@ def _environment(module: str) -> tuple[str, ...]:
 
 def table(rows: dict[str, dict[str, Any]], num_clips: int) -> str:
     """In Markdown."""
-    ours = rows.get(OURS, {}).get("tokens_per_second")
+    ours = rows.get(OURS, {}).get("codes_per_second")
     lines = [
         f"| {num_clips:,} clips of {np.prod(GRID):,} codes | readers | tokens/s | ours / it | CPU s | MB "
         "| shuffle | resume at 0, 50, 90 %, s | goes on exactly | 2, 1, 4: steps alike, clips twice |",
         "|---" * 10 + "|",
     ]
     for module, row in rows.items():
-        ratio = f"{ours / row['tokens_per_second']:.1f}" if ours else "-"
+        ratio = f"{ours / row['codes_per_second']:.1f}" if ours else "-"
         resume = ", ".join(f"{seconds:.2f}" for seconds in row["resume_seconds"])
         lines.append(
-            f"| {NAMES[module]} | {row['workers']} | {row['tokens_per_second'] / 1e6:,.1f}M | {ratio} "
+            f"| {NAMES[module]} | {row['workers']} | {row['codes_per_second'] / 1e6:,.1f}M | {ratio} "
             f"| {row['cpu_seconds']:.1f} | {row['peak_mb']:,.0f} | {row['shuffle']:.3f} | {resume} "
             f"| {'yes' if row['goes_on_exactly'] else 'no'} "
             f"| {row['steps_alike']} of {row['num_steps']}, {row['clips_repeated']} |"

@@ -1,4 +1,4 @@
-"""What is measured of one contender of `benchmarks/loader.py`: every figure by processes of its own."""
+"""What is measured of one contender of `benchmarks/loader.py`, by processes of its own."""
 
 import json
 import os
@@ -33,26 +33,32 @@ class Contender:
     python: str
     scratch: Path
 
-    @property
-    def folder(self) -> str:
-        return str(self.scratch / "set")
-
     def write(self, codes: Path) -> None:
-        self._finish(self._start("write", {"codes": str(codes), "folder": self.folder}))
+        self._finish(self._start("write", {"codes": str(codes)}))
 
-    def read(self, **wanted: Any) -> Answer:
-        return self.read_together([wanted])[0]
+    def epoch(self, *, workers: int, states_at: Sequence[int]) -> Answer:
+        """With the `ids` of all clips, in their order."""
+        out = str(self.scratch / "epoch.npy")
+        request = {"global_batch": BATCH, "workers": workers}
+        given = {"request": request, "states_at": states_at, "num_resumed": RESUMED_BATCHES, "out": out}
+        return self._finish(self._start("epoch", given)) | {"ids": np.load(out)}
 
-    def read_together(self, wanted_of_ranks: Sequence[dict[str, Any]]) -> list[Answer]:
-        """One process a rank. The answers hold the `ids` that each has read."""
+    def steps(self, *, world_size: int, from_state: str | None, to_state: str) -> NDArray[np.int64]:
+        """The clips of each step, over all ranks (steps, BATCH); rank 0's state is the one that is kept."""
         port, started = _free_port(), []
-        for rank, wanted in enumerate(wanted_of_ranks):
-            out = str(self.scratch / f"ids-{rank}.npy")
-            world = {"rank": rank, "world_size": len(wanted_of_ranks)}
-            request = {"global_batch": BATCH} | world | wanted.pop("request", {})
-            given = {"folder": self.folder, "request": request, "out": out} | wanted
-            started.append((self._start("read", given, port=port, **world), out))
-        return [self._finish(process) | {"ids": np.load(out)} for process, out in started]
+        for rank in range(world_size):
+            request = {"global_batch": BATCH, "rank": rank, "world_size": world_size}
+            given = {
+                "request": request, "from_state": from_state, "num_batches": STEPS_OF_EACH,
+                "to_state": f"{to_state}-{rank}" if rank else to_state,
+                "out": str(self.scratch / f"steps-{rank}.npy"),
+            }  # fmt: skip
+            started.append(
+                (self._start("steps", given, rank=rank, world_size=world_size, port=port), given["out"])
+            )
+        for process, _ in started:
+            self._finish(process)
+        return np.concatenate([np.load(out).reshape(STEPS_OF_EACH, -1) for _, out in started], axis=1)
 
     def _start(
         self, verb: str, given: dict[str, Any], *, rank: int = 0, world_size: int = 1, port: int = 0
@@ -62,8 +68,8 @@ class Contender:
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1,
         }  # fmt: skip
         environment = os.environ | {name: str(value) for name, value in launched.items()}
-        child = str(Path(__file__).with_name("child.py"))
-        command = [self.python, "-W", "ignore", child, self.module, verb, json.dumps(given)]
+        child, folder = str(Path(__file__).with_name("child.py")), {"folder": str(self.scratch / "set")}
+        command = [self.python, "-W", "ignore", child, self.module, verb, json.dumps(folder | given)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
 
     def _finish(self, process: "subprocess.Popen[str]") -> Answer:
@@ -73,23 +79,26 @@ class Contender:
             process.kill()
         if process.returncode:
             sys.exit(f"{self.module} ended with {process.returncode}; what it said is above")
-        return json.loads(answer) if answer else {}
+        return json.loads(answer) or {}
 
 
 def measure(contender: Contender, *, num_batches: int, turns: int, workers: Sequence[int]) -> Answer:
-    """One row of the table. `workers`: numbers of reading processes to try."""
-    states = {str(contender.scratch / f"at-{share}"): int(num_batches * share) for share in SHARES}
-    epochs: dict[int, list[Answer]] = {
-        number: [contender.read(request={"workers": number}, states={}) for _ in range(turns)]
+    """One row of the table. `workers`: numbers of reading processes to try; with the first it resumes."""
+    states_at = [int(num_batches * share) for share in SHARES]
+    epochs = {
+        number: [contender.epoch(workers=number, states_at=states_at if number == workers[0] else [])
+                 for _ in range(turns)]
         for number in workers
-    }
-    speed = {number: _median(answers, "tokens_per_second") for number, answers in epochs.items()}
-    fastest = max(speed, key=speed.__getitem__)
-    row = {"workers": fastest} | {
-        name: _median(epochs[fastest], name) for name in ("tokens_per_second", "cpu_seconds", "peak_mb")
-    }
-    row["shuffle"] = shuffle_quality(epochs[fastest][0]["ids"])
-    return row | resumed(contender, states) | elastic(contender)
+    }  # fmt: skip
+    fastest = max(workers, key=lambda number: _median(epochs[number], "codes_per_second"))
+    columns = ("codes_per_second", "cpu_seconds", "peak_mb")
+    in_one = epochs[workers[0]][0]
+    return (
+        {"workers": fastest, "shuffle": shuffle_quality(epochs[fastest][0]["ids"])}
+        | {name: _median(epochs[fastest], name) for name in columns}
+        | {name: in_one[name] for name in ("resume_seconds", "goes_on_exactly")}
+        | elastic(contender, in_one["ids"])
+    )
 
 
 def shuffle_quality(ids: NDArray[np.int64]) -> float:
@@ -100,39 +109,19 @@ def shuffle_quality(ids: NDArray[np.int64]) -> float:
     return float((batches @ weights).mean() / num_pairs / (len(ids) / 3))
 
 
-def resumed(contender: Contender, states: dict[str, int]) -> Answer:
-    """Going on at the start and at `states`: seconds to the first batch, and whether what comes is what would
-    have come."""
-    whole = contender.read(states=states)["ids"]
-    seconds, alike = [], []
-    for state, at in {None: 0, **states}.items():
-        again = contender.read(from_state=state, num_batches=RESUMED_BATCHES)
-        seconds.append(again["first_seconds"])
-        alike.append(np.array_equal(again["ids"], whole[at * BATCH :][: len(again["ids"])]))
-    return {"resume_seconds": seconds, "goes_on_exactly": all(alike)}
-
-
-def elastic(contender: Contender) -> Answer:
-    """Steps of which a run that changes its number of ranks takes the same clips as one of a single rank."""
+def elastic(contender: Contender, ids: NDArray[np.int64]) -> Answer:
+    """Steps of which a run that changes its number of ranks takes the same clips as one of a single rank,
+    whose `ids` those are."""
     state, taken = None, []
     for number, world_size in enumerate(WORLD_SIZES):
         after = str(contender.scratch / f"after-{number}")
-        wanted = [
-            {
-                "from_state": state,
-                "num_batches": STEPS_OF_EACH,
-                "states": {} if rank else {after: STEPS_OF_EACH},
-            }
-            for rank in range(world_size)
-        ]
-        read = [answer["ids"].reshape(STEPS_OF_EACH, -1) for answer in contender.read_together(wanted)]
-        taken.append(np.concatenate(read, axis=1))
+        taken.append(contender.steps(world_size=world_size, from_state=state, to_state=after))
         state = after
-    num_steps = STEPS_OF_EACH * len(WORLD_SIZES)
-    whole = contender.read(num_batches=num_steps)["ids"].reshape(num_steps, BATCH)
-    alike = (np.sort(np.concatenate(taken), axis=1) == np.sort(whole, axis=1)).all(axis=1)
-    repeated = num_steps * BATCH - len(np.unique(np.concatenate(taken)))
-    return {"steps_alike": int(alike.sum()), "num_steps": num_steps, "clips_repeated": repeated}
+    changed = np.concatenate(taken)  # (steps, BATCH)
+    whole = ids[: changed.size].reshape(changed.shape)
+    alike = (np.sort(changed, axis=1) == np.sort(whole, axis=1)).all(axis=1)
+    repeated = changed.size - len(np.unique(changed))
+    return {"steps_alike": int(alike.sum()), "num_steps": len(changed), "clips_repeated": repeated}
 
 
 def _median(answers: Sequence[Answer], name: str) -> float:
