@@ -49,27 +49,29 @@ def shape_name(kind: Kind) -> str:
     return "grid" if kind == "tokens" else "shape"
 
 
-def complete_units(place: str, kind: Kind, filters: FilterConfig) -> set[str]:
-    """Ids of the units with a row that has the payload of every clip which these thresholds keep."""
+def complete_units(place: str, kind: Kind, filters: FilterConfig, *, with_rejected: bool = False) -> set[str]:
+    """Ids of the units with a row that has the payload of every clip which these thresholds keep; rows of
+    scores alone do not do where rejected clips are to be kept as well."""
     key = thresholds_key(filters)
     done: set[str] = set()
     files = records.files(place)
     for uri, table in zip(files, read_tables(files, ["unit_id", "judged_by"]), strict=True):
         lacking = set()
         if any(judged_by != key for judged_by in table.column("judged_by").to_pylist()):
-            lacking = _lacking_rows(read_table(uri, _fact_columns(kind)), kind, filters)
+            lacking = _lacking_rows(read_table(uri, _fact_columns(kind)), kind, filters, with_rejected)
         units = table.column("unit_id").to_pylist()
         done.update(unit for row, unit in enumerate(units) if row not in lacking)
     return done
 
 
-def _lacking_rows(table: pa.Table, kind: Kind, filters: FilterConfig) -> set[int]:
+def _lacking_rows(table: pa.Table, kind: Kind, filters: FilterConfig, with_rejected: bool) -> set[int]:
     """Numbers of the rows with a clip to be kept that has no payload."""
     clips = records.clips_of(table)
     rows = table.column("clips").combine_chunks().value_parent_indices().to_pylist()
     has_payload = pc.is_valid(clips.column(shape_name(kind))).to_pylist()
-    found = zip(rows, verdicts(clips, filters, {}), has_payload, strict=True)
-    return {row for row, verdict, there in found if verdict is None and not there}
+    scored = [with_rejected and key is None for key in clips.column("judged_by").to_pylist()]
+    found = zip(rows, verdicts(clips, filters, {}), has_payload, scored, strict=True)
+    return {row for row, verdict, there, alone in found if not there and (verdict is None or alone)}
 
 
 def _fact_columns(kind: Kind) -> list[str]:

@@ -55,7 +55,8 @@ class Work:
         """Ids of the units whose rows have all that is to be packed of them."""
         if self.recipe.scores_alone:
             return records.done_units(self.place)
-        return complete_units(self.place, self.recipe.kind, self.recipe.filters)
+        with_rejected = self.settings.get("keep") == "all"
+        return complete_units(self.place, self.recipe.kind, self.recipe.filters, with_rejected=with_rejected)
 
     def is_sealed(self) -> bool:
         """Whether the set that is there is what is asked for."""

@@ -47,6 +47,13 @@ def test_with_all_clips_kept_no_change_of_thresholds_decodes_and_each_gives_what
     assert verify(str(out)) == []
 
 
+def test_after_scores_alone_all_clips_are_decoded_where_all_are_to_be_kept(tmp_path: Path) -> None:
+    tight, loose = FilterConfig(min_brightness=0.95), FilterConfig()
+    build(video_job(tmp_path, keep="none", filters=tight), sources(NAMES))
+    assert build(video_job(tmp_path, keep="all", filters=tight), sources(NAMES)).done_now == 15
+    assert build(video_job(tmp_path, keep="all", filters=loose, redo=True), sources(NAMES)).done_now == 0
+
+
 def test_kept_rejects_survive_a_sweep_until_the_set_is_made_without_them(tmp_path: Path) -> None:
     out = tmp_path / "set"
     tight, loose = FilterConfig(min_brightness=0.6), FilterConfig(min_brightness=0.0)
