@@ -142,7 +142,8 @@ class TokenRows(nn.Module):
     def forward(self) -> Tensor:
         if self.of_digits is None:
             return self.own.clone()  # ZeRO-3 lets the parameter itself go after this call
-        return torch.addmm(self.own, self.has_digit, self.of_digits)
+        has_digit = self.has_digit.to(self.own.dtype)  # DeepSpeed casts weights alone
+        return torch.addmm(self.own, has_digit, self.of_digits)
 
 
 def _random_rows(num_rows: int, model_dim: int) -> Tensor:
