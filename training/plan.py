@@ -110,14 +110,14 @@ def activation_bytes(config: GPTConfig, num_tokens: int, num_targets: int, run: 
     What a block keeps, after arXiv 2205.05198, section 4.1: what enters its norms and products. Elements a
     token: 6 D around norms, attention and residuals, 3 times queries, keys and values (product, norm,
     rotation), 5 F in SwiGLU. With `checkpoint_activations`, D, and the inside of one block at a time. Logits
-    and what their loss keeps: 3 fp32 numbers a target and entry of the vocabulary.
+    become what their loss keeps: one fp32 number a target and entry of the vocabulary.
     """
     width = 4 if run.engine.dtype == "fp32" else 2
     heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     inside = 6 * config.model_dim + 3 * heads + 5 * config.hidden_dim
     layers = config.num_layers
     kept = layers * config.model_dim + inside if run.engine.checkpoint_activations else layers * inside
-    return width * num_tokens * kept + 3 * 4 * num_targets * config.vocabulary_size
+    return width * num_tokens * kept + 4 * num_targets * config.vocabulary_size
 
 
 def plan(config: RunConfig, data: TrainingData, machine: Machine) -> dict[str, Any]:
