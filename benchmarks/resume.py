@@ -165,14 +165,14 @@ def _resumes(size: str, folder: Path, num_resumes: int) -> dict[str, Any]:
 def _start_and_kill(command: list[str], run_dir: Path, *, until_step: int) -> float:
     """Seconds until the step after `until_step` is logged; killed once a newer checkpoint exists."""
     before = set((run_dir / "checkpoints").glob("*/MANIFEST.json"))
-    began = time.monotonic()
+    began, began_at = time.monotonic(), time.time()
     with open(run_dir.parent / "log.txt", "a") as log:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
     took = None
     while took is None or not set((run_dir / "checkpoints").glob("*/MANIFEST.json")) - before:
         if process.poll() is not None:
             sys.exit((run_dir.parent / "log.txt").read_text()[-2000:])
-        if took is None and _last_step(run_dir) > until_step:
+        if took is None and _last_step(run_dir, since=began_at) > until_step:
             took = time.monotonic() - began
         time.sleep(POLL_SECONDS)
     process.kill()
@@ -180,12 +180,14 @@ def _start_and_kill(command: list[str], run_dir: Path, *, until_step: int) -> fl
     return took
 
 
-def _last_step(run_dir: Path) -> int:
+def _last_step(run_dir: Path, *, since: float) -> int:
+    """The last that was logged, if this was after `since`: a process that was killed may have got further."""
     try:
         lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-        return int(json.loads(lines[-1])["step"]) if lines else 0
+        last = json.loads(lines[-1]) if lines else {"step": 0, "timestamp_ms": 0}
     except (FileNotFoundError, ValueError):
         return 0
+    return int(last["step"]) if last["timestamp_ms"] >= since * 1000 else 0
 
 
 def _floor(files: list[Path]) -> float:

@@ -5,7 +5,8 @@
                                    on a GPU, with MFU; it needs no package beyond those of a training machine
 
 All run in processes of their own that stay, and take turns of some steps, so that what else the machine does
-hits all alike. The table has the median turn of each, and the median over the turns of the ratio to ours.
+hits all alike. The table has the median turn of each, and the median over the turns of the ratio to ours. On
+a CPU that others use much, --clock cpu counts the seconds that a contender computes, each in one thread.
 """
 
 import argparse
@@ -43,6 +44,7 @@ def main() -> None:
     for name in options.shapes:
         shape = Shape(**SHAPES[name], dtype=options.dtype, compile=options.compile)
         names = [name for name in CONTENDERS if options.peers or "transformers" not in name]
+        os.environ["STEP_CLOCK"] = options.clock  # for the contenders
         seconds = measure(names, shape, turns=options.turns, steps=options.steps)
         print(table(name, shape, seconds), flush=True)  # noqa: T201
 
@@ -54,6 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny", "small"])
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile for all of them")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="what is counted")
     parser.add_argument("--turns", type=int, default=20, help="of each contender")
     parser.add_argument("--steps", type=int, default=5, help="of a turn")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="install and run none")

@@ -23,6 +23,8 @@ LEVELS = (8, 5, 5, 5)
 SPECIALS = 3
 """Tokens of a sequence that are no codes."""
 PEAK_LR = 1e-4
+CLOCK = os.environ.get("STEP_CLOCK", "wall")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 FOR_EVER = 10**9
 
 
@@ -203,7 +205,7 @@ class _Commands:
 
     def _start(self) -> None:
         self._left = _ask()
-        self._begun = time.perf_counter()
+        self._begun = CLOCKS[CLOCK]()
 
 
 def _ask() -> int:
@@ -216,7 +218,7 @@ def _ask() -> int:
 def _answer(begun: float) -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    OUTPUT.write(f"{time.perf_counter() - begun}\n")
+    OUTPUT.write(f"{CLOCKS[CLOCK]() - begun}\n")
     OUTPUT.flush()
 
 
@@ -240,7 +242,7 @@ def main(name: str, shape_json: str) -> None:
     steps = CONTENDERS[name](shape)
     next(steps)  # those with a loop of their own never come back
     while True:
-        count, begun = _ask(), time.perf_counter()
+        count, begun = _ask(), CLOCKS[CLOCK]()
         for _ in range(count):
             next(steps)
         _answer(begun)
