@@ -110,7 +110,7 @@ def table(rows: dict[str, dict[str, Any]], num_clips: int) -> str:
             f"| {NAMES[module]} | {row['workers']} | {row['codes_per_second'] / 1e6:,.1f}M | {ratio} "
             f"| {row['cpu_seconds']:.1f} | {row['peak_mb']:,.0f} | {row['shuffle']:.3f} | {resume} "
             f"| {'yes' if row['goes_on_exactly'] else 'no'} "
-            f"| {row['steps_alike']} of {row['num_steps']}, {row['clips_repeated']} |"
+            f"| {row['changed_ranks']} |"
         )
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ def open_reader(folder: str, request: Request) -> "LitReader":
 
 class LitReader:
     def __init__(self, folder: str, request: Request) -> None:
-        dataset = StreamingDataset(folder, shuffle=True, seed=SEED)
+        dataset = StreamingDataset(folder, shuffle=True, seed=SEED, drop_last=True)
         self._loader = StreamingDataLoader(
             dataset, batch_size=request.batch, num_workers=request.workers, collate_fn=collate
         )

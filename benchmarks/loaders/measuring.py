@@ -5,7 +5,6 @@ import os
 import socket
 import statistics
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,7 @@ class Contender:
         finally:
             process.kill()
         if process.returncode:
-            sys.exit(f"{self.module} ended with {process.returncode}; what it said is above")
+            raise ChildProcessError(f"{self.module} ended with {process.returncode}; what it said is above")
         return json.loads(answer) or {}
 
 
@@ -115,13 +114,16 @@ def elastic(contender: Contender, ids: NDArray[np.int64]) -> Answer:
     state, taken = None, []
     for number, world_size in enumerate(WORLD_SIZES):
         after = str(contender.scratch / f"after-{number}")
-        taken.append(contender.steps(world_size=world_size, from_state=state, to_state=after))
+        try:
+            taken.append(contender.steps(world_size=world_size, from_state=state, to_state=after))
+        except ChildProcessError as error:
+            return {"changed_ranks": f"refused ({error})"}
         state = after
     changed = np.concatenate(taken)  # (steps, BATCH)
     whole = ids[: changed.size].reshape(changed.shape)
     alike = (np.sort(changed, axis=1) == np.sort(whole, axis=1)).all(axis=1)
     repeated = changed.size - len(np.unique(changed))
-    return {"steps_alike": int(alike.sum()), "num_steps": len(changed), "clips_repeated": repeated}
+    return {"changed_ranks": f"{alike.sum()} of {len(changed)}, {repeated}"}
 
 
 def _median(answers: Sequence[Answer], name: str) -> float:
