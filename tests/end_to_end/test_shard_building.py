@@ -207,6 +207,17 @@ def test_a_refusal_is_one_sentence_with_exit_code_2_and_changes_nothing(
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+def test_a_command_with_nothing_to_do_starts_no_ray(videos: Path, frames: Path) -> None:
+    args = ["extract", str(videos), "--out", str(frames), *SETTINGS, "--json"]
+    program = "import sys; from reelgpt.main import main; main(sys.argv[1:]); sys.exit('ray' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["done_now"], summary["done_before"], summary["pace"]) == (0, 20, None)
+
+
 def test_the_rows_of_a_failed_file_say_why(tmp_path: Path) -> None:
     make_bad_files(tmp_path / "videos")
     reelgpt("extract", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), expect=OVER_BUDGET)
