@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -10,6 +12,7 @@ from infra.errors import ClusterError
 from infra.hashing import MIB
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+STDERR = 2
 
 
 ALONE_SECONDS = 10
@@ -46,16 +49,37 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
 def _without_false_alarms() -> Iterator[None]:
     """Ray's core writes errors to the terminal, whatever `logging_level` says; one of them comes with every
     pool of actors that may restart ("constructor arguments in the object store"): Ray Data keeps those
-    arguments itself. What fails comes as an exception. RAY_BACKEND_LOG_LEVEL, where it is set, is obeyed.
+    arguments itself. What fails comes as an exception. RAY_BACKEND_LOG_LEVEL, where it is set, is obeyed;
+    that it was set is told on the terminal too, and left out here.
     """
     if LOG_LEVEL in os.environ:
         yield
         return
     os.environ[LOG_LEVEL] = "fatal"
     try:
-        yield
+        with _stderr_without(LOG_LEVEL):
+            yield
     finally:
         del os.environ[LOG_LEVEL]
+
+
+@contextlib.contextmanager
+def _stderr_without(word: str) -> Iterator[None]:
+    """Keeps what is written to the terminal, by native code too, and passes on the lines without the word."""
+    sys.stderr.flush()
+    terminal = os.dup(STDERR)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, STDERR)
+            os.close(terminal)
+            said.seek(0)
+            for line in said:
+                if word.encode() not in line:
+                    os.write(STDERR, line)
 
 
 def num_cpus() -> int:
