@@ -59,7 +59,11 @@ def main() -> None:
         print(_heading(videos, limit), flush=True)  # noqa: T201
         results = {}
         for name in options.contenders:
-            results[name] = _run(name, folder / "videos", bundle, scratch / name.replace(" ", "-"))
+            try:
+                results[name] = _run(name, folder / "videos", bundle, scratch / name.replace(" ", "-"))
+            except subprocess.CalledProcessError:
+                print(f"{name}: failed, as said above", file=sys.stderr, flush=True)  # noqa: T201
+                continue
             print(f"{name}: {results[name].working_seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
         print(_table(results, sum(limit.values()), bare), flush=True)  # noqa: T201
     finally:
