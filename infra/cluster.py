@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +14,7 @@ from infra.hashing import MIB
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 STDERR = 2
-
-
+ANSWER_SECONDS = 10.0
 ALONE_SECONDS = 10
 """How long processes of a local Ray outlive the one that keeps it together. Ray's own minute is for clusters,
 where it may be started again; here it has died with the command."""
@@ -33,16 +33,36 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
         options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
         options["object_store_memory"] = object_store_mb * MIB
         options["_system_config"] = {"gcs_rpc_server_reconnect_timeout_s": ALONE_SECONDS}
+    else:
+        _expect_an_answer(os.environ["RAY_ADDRESS"])
     try:
         with _without_false_alarms():
             ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise ClusterError(f"Ray on {where} did not start or answer: {error}; check RAY_ADDRESS") from None
+    except Exception as error:  # a bare one, where a node was too slow to start
+        raise ClusterError(_no_start(error)) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _expect_an_answer(address: str) -> None:
+    """Raises ClusterError where nobody listens: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # "auto" and the like: Ray looks for it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"no Ray answers at {address}: {error}; check RAY_ADDRESS, or unset it for a Ray of this machine"
+        ) from None
+
+
+def _no_start(error: Exception) -> str:
+    if address := os.environ.get("RAY_ADDRESS"):
+        return f"Ray at {address} did not answer: {error}; check RAY_ADDRESS"
+    return f"Ray did not start on this machine: {error}; repeat the command when the machine is less busy"
 
 
 @contextlib.contextmanager

@@ -1,28 +1,21 @@
-"""What Ray's core would say on the terminal while it starts."""
+"""The way onto a cluster that is not there."""
 
-import os
+import socket
 
 import pytest
 
-from infra.cluster import _stderr_without
+from infra import cluster
+from infra.errors import ClusterError
 
 
-def test_what_is_kept_back_comes_out_after_all_but_for_the_lines_with_the_word(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    with _stderr_without("RAY_BACKEND_LOG_LEVEL"):
-        os.write(2, b"one\nI logging.cc: RAY_BACKEND_LOG_LEVEL to 3\ntwo\n")
-        assert capfd.readouterr().err == ""
-    os.write(2, b"three\n")
-    assert capfd.readouterr().err == "one\ntwo\nthree\n"
-
-
-def test_what_was_said_before_a_failure_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        with _stderr_without("level"):
-            os.write(2, b"last words\nthe level\n")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert capfd.readouterr().err == "last words\n"
+def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound, but it does not listen
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for form in (address, f"ray://{address}"):
+            monkeypatch.setenv("RAY_ADDRESS", form)
+            with (
+                pytest.raises(ClusterError, match=f"no Ray answers at {form}.*unset it"),
+                cluster.connected(),
+            ):
+                pass
