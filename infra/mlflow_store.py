@@ -104,11 +104,22 @@ def _registry_uri() -> str:
 
 @functools.cache
 def _connect(uri: str, registry_uri: str) -> "MlflowClient":
-    client_class = _import_client()
-    with explained("a connection"), _alone(_database(uri)):
+    client_class, database = _import_client(), _database(uri)
+    with explained("a connection"), _alone(database):
+        if database and not database.exists():
+            _make_tables(client_class, database)
         client = client_class(uri, registry_uri)
-        client.search_experiments(max_results=1)  # makes the tables of a new database
+        client.search_experiments(max_results=1)
         return client
+
+
+def _make_tables(client_class: type["MlflowClient"], database: Path) -> None:
+    """Complete or absent: MLflow can never make the rest of its tables where a kill left some of them."""
+    unfinished = database.with_name(f".{database.name}.unfinished")
+    for left in database.parent.glob(f"{unfinished.name}*"):  # its journal, too
+        left.unlink()
+    client_class(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(database)
 
 
 def _import_client() -> type["MlflowClient"]:

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterable
+from typing import TypeVar
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -10,7 +11,10 @@ from _pytest.mark import ParameterSet
 SEED = os.environ.get("REELGPT_TEST_SEED", "1")
 
 
-def all_with_a_sample(cases: Iterable[str], count: int) -> list[ParameterSet]:
+Case = TypeVar("Case", str, int)
+
+
+def all_with_a_sample(cases: Iterable[Case], count: int) -> list[ParameterSet]:
     """Every case, those outside of a sample of `count` marked `exhaustive`."""
     ordered = sorted(cases)
     chosen = random.Random(SEED).sample(ordered, count)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +61,20 @@ def test_a_database_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/mlflow.db")
     with pytest.raises(RegistryError, match="cannot be made"):
         mlflow_store.connect()
+
+
+@pytest.mark.faults
+def test_a_process_killed_while_it_makes_the_tables_leaves_no_half_made_database(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from infra import mlflow_store; mlflow_store.connect()"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    )
+    while not any(tmp_path.glob(".mlflow.db.unfinished*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)  # among the tables
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert mlflow_store.connect().search_experiments()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["mlflow.db"]

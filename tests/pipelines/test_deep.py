@@ -60,8 +60,9 @@ def test_pictures_that_were_others_are_told_from_codes_that_are(tokens: ShardSet
 
 
 def test_a_missing_and_a_changed_source_are_told_as_such(tmp_path: Path) -> None:
-    for name in ("gone", "other", "stays"):
-        make_video(tmp_path / "videos" / f"{name}.mp4", seconds=1)
+    for number, name in enumerate(("gone", "other", "stays")):
+        source = f"testsrc2=size=160x120:rate=25,hue=h={90 * number}"  # no copies of each other
+        make_video(tmp_path / "videos" / f"{name}.mp4", seconds=1, source=source)
     frames = build_without_ray(tmp_path / "videos", tmp_path / "frames", None)
     (tmp_path / "videos" / "gone.mp4").unlink()
     make_video(tmp_path / "videos" / "other.mp4", seconds=1, source="testsrc=size=160x120:rate=25")

@@ -14,6 +14,7 @@ import pytest
 
 from infra import tracking
 from pipelines.shards import ShardSet
+from tests.faults.matrix import all_with_a_sample
 from tests.training import runs
 from training import manifest
 
@@ -66,7 +67,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", all_with_a_sample(STAGES, 1))
 def test_killed_at_any_moment_and_repeated_it_ends_the_same(
     stage: int, undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
 ) -> None:
