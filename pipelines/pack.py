@@ -29,6 +29,9 @@ from pipelines.sidecar import NOTHING, Joined, Sidecar
 from pipelines.totals import totals_of
 from pipelines.verdicts import Changes, changed_outcomes, count_changes, verdicts
 
+MOST_CLIPS = 1 << 18
+"""In a shard, however small: what is known of a clip takes some 1.7 KB of memory beside its codes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -222,7 +225,7 @@ def _order(clip_id: str) -> str:
 
 
 def _clips_per_shard(bucket: Bucket, recipe: Recipe) -> int:
-    return max(1, recipe.pack.shard_bytes // _clip_bytes(bucket, recipe))
+    return max(1, min(MOST_CLIPS, recipe.pack.shard_bytes // _clip_bytes(bucket, recipe)))
 
 
 def _clip_bytes(bucket: Bucket, recipe: Recipe) -> int:
