@@ -34,6 +34,12 @@ OWNERS = {
 }
 """Who decides a key, or all keys below it."""
 
+SECTIONS = {path.rpartition(".")[0] for path in OWNERS} - {""}
+"""Keys that hold others; a value of their own in a user's JSON would be lost where ours is put over it."""
+
+RENAMED = {"bfloat16": "bf16"}
+"""Sections under the names of older files, which DeepSpeed reads only where today's name is absent."""
+
 LEFT_TO_US = "auto"
 """What files for Hugging Face's Trainer say where somebody else is to decide."""
 
@@ -95,7 +101,14 @@ def _read(given: str) -> dict[str, Any]:
         raise ConfigError(f"engine.deepspeed_config={given} is no JSON: {error}") from None
     if not isinstance(theirs, dict):
         raise ConfigError(f"engine.deepspeed_config={given} holds no JSON object, as DeepSpeed's files do")
-    return theirs
+    return _with_todays_names(theirs)
+
+
+def _with_todays_names(theirs: dict[str, Any]) -> dict[str, Any]:
+    for old, new in RENAMED.items():
+        if old in theirs and new in theirs:
+            raise ConfigError(f"engine.deepspeed_config has {old} and {new}, which are one; leave {old} out")
+    return {RENAMED.get(key, key): value for key, value in theirs.items()}
 
 
 def _fetch(uri: str) -> bytes:
@@ -117,6 +130,8 @@ def _without_auto(values: dict[str, Any]) -> dict[str, Any]:
 def _conflicts(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
     known = dict(_leaves(ours))
     for path, value in _leaves(theirs):
+        if path in SECTIONS:
+            yield f"{path} is {json.dumps(value)} there, and must be a section {{...}}"
         owner = next((OWNERS[prefix] for prefix in _prefixes(path) if prefix in OWNERS), None)
         here = known.get(path, _absent(path))
         if owner is not None and value != here:

@@ -10,9 +10,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from infra.errors import CheckpointError, TrainingError
+from infra.errors import CheckpointError, ConfigError, TrainingError
 from training import ema
 from training.activations import checkpoint_blocks
 from training.compilation import compile_model
@@ -47,12 +48,7 @@ class Engine:
             compile_model(learner.model, ranks)
         optimizer = adamw(learner, config.optimizer)
         self._order = names_in_order(learner, optimizer)
-        self._engine, *_ = deepspeed.initialize(
-            model=learner,
-            optimizer=optimizer,
-            config=_settings(config, ranks.world_size),
-            dist_init_required=False,
-        )
+        self._engine = _initialized(learner, optimizer, config, ranks.world_size)
         if ranks.world_size == 1 and not self._stage:
             self._engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
         self._engine._copy_recovery_script = lambda _: None  # scripts beside the checkpoints, at every save
@@ -227,6 +223,27 @@ class Engine:
             with at_home:
                 full = self._whole(parameter.shape, lying.get(name, []))
                 parameter.copy_(full)
+
+
+def _initialized(
+    learner: Learner, optimizer: torch.optim.Optimizer, config: RunConfig, world_size: int
+) -> Any:
+    """DeepSpeed's engine. Raises ConfigError naming the keys of the user's JSON that DeepSpeed refuses."""
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=learner,
+            optimizer=optimizer,
+            config=_settings(config, world_size),
+            dist_init_required=False,
+        )
+    except ValidationError as error:
+        if config.engine.deepspeed_config is None:
+            raise
+        refused = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise ConfigError(
+            f"DeepSpeed refuses engine.deepspeed_config: {'; '.join(refused)}; correct those keys"
+        ) from None
+    return engine
 
 
 def _settings(config: RunConfig, world_size: int) -> dict[str, Any]:

@@ -57,6 +57,32 @@ def test_every_contradiction_is_named_with_both_values_and_who_decides(tmp_path:
     assert "gradient_clipping" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "named"),
+    [
+        ({"bf16": True}, "bf16 is true"),
+        ({"zero_optimization": 3}, "zero_optimization is 3"),
+        ({"zero_optimization": {"offload_optimizer": "cpu"}}, 'zero_optimization.offload_optimizer is "cpu"'),
+    ],
+)
+def test_a_value_where_a_section_belongs_is_refused(
+    theirs: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"{named} there, and must be a section"):
+        inline(with_json(theirs, tmp_path))
+
+
+def test_the_old_spelling_of_bf16_is_known(tmp_path: Path) -> None:
+    old = {"bfloat16": {"enabled": True, "check_grad_overflow": True}}
+    settings = settings_of(with_json(old, tmp_path, dtype="bf16"), world_size=1)
+    assert settings["bf16"] == {"enabled": True, "check_grad_overflow": True}
+    assert "bfloat16" not in settings
+    with pytest.raises(ConfigError, match=r"bf16\.enabled is True there, and --engine.dtype makes it False"):
+        inline(with_json(old, tmp_path))
+    with pytest.raises(ConfigError, match="bfloat16 and bf16, which are one"):
+        inline(with_json(old | {"bf16": {"enabled": True}}, tmp_path, dtype="bf16"))
+
+
 def test_a_json_travels_by_content(tmp_path: Path) -> None:
     """A worker elsewhere cannot read the file, and another content makes another run."""
     config = inline(with_json({"zero_optimization": {"reduce_bucket_size": 7}}, tmp_path))

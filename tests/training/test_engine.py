@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from infra.errors import TrainingError
+from infra.errors import ConfigError, TrainingError
 from pipelines.shards import ShardSet
 from training import checkpoints, manifest
 from training.batches_config import BatchesConfig
@@ -235,6 +235,12 @@ def test_gradients_that_overflow_at_the_smallest_scale_end_the_run_with_a_remedy
     training = Training(tiny(zero_stage=2, dtype="fp16", deepspeed_config=NO_LOSS_SCALE_LEFT), token_set)
     with pytest.raises(TrainingError, match=r"lower --optimizer\.peak-lr, or train in bf16"):
         training.steps(1, 2, 3)
+
+
+def test_a_misspelt_key_of_a_deepspeed_json_is_refused_by_its_name(token_set: ShardSet) -> None:
+    misspelt = tiny(deepspeed_config='{"zero_optimization": {"reduce_bucket_sise": 1}}')
+    with pytest.raises(ConfigError, match=r"DeepSpeed refuses .*: reduce_bucket_sise: Extra inputs"):
+        Training(misspelt, token_set)
 
 
 def test_without_a_compiler_the_run_says_so_and_goes_on(
