@@ -111,6 +111,7 @@ def pack(out: str, recipe: Recipe, parts: Parts, lease: Lease) -> Manifest:
         for (bucket, number), table in spilled:
             digests.append(fingerprints.clip_digests(table, recipe.kind, bucket.split))
             table = _with_digests(table, digests[-1])
+            lease.require_held()  # a name is the same for every writer: another's may be sealed
             entries.append(_write_shard(out, recipe, bucket, bucket.path(generation, number), table))
     spans = _outcomes(parts, survey).sort_by("span_id")
     manifest = Manifest(
@@ -131,6 +132,7 @@ def pack(out: str, recipe: Recipe, parts: Parts, lease: Lease) -> Manifest:
         inputs=recipe.inputs,
         sidecar=said.summary() if said and recipe.sidecar is not NOTHING else None,
     )
+    lease.require_held()
     _delete_strangers(out, manifest, parts.former)
     lease.require_held()
     shards.seal(out, manifest, replaces=parts.former.manifest if parts.former else None)

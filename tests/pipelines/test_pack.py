@@ -1,5 +1,6 @@
 """Records to a sealed set: what the result depends on, and what it must not."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from infra import storage
-from infra.errors import ShardError, UsageError
+from infra.errors import ShardError, StorageError, UsageError
 from infra.leases import Lease
 from pipelines import claim, records, shards
 from pipelines.config import DuplicateConfig, FilterConfig, PackConfig
@@ -103,12 +104,26 @@ def place_of(out: Path) -> str:
     return records.place_of(str(out), "tokens", {})
 
 
-def seal(out: Path) -> ShardSet:
-    sources = with_split(SOURCE_TABLE, RECIPE.held_out)
+def parts_of(out: Path) -> Parts:
     rows = RowOrigin(place_of(out), UNITS, "tokens", RECIPE.filters)
+    return Parts(origins=[rows], sources=with_split(SOURCE_TABLE, RECIPE.held_out))
+
+
+def seal(out: Path) -> ShardSet:
     with Lease(str(out / "lease.json")) as lease:
-        pack(str(out), RECIPE, Parts(origins=[rows], sources=sources), lease)
+        pack(str(out), RECIPE, parts_of(out), lease)
     return ShardSet.open(str(out))
+
+
+def take_over(link: Path) -> None:
+    """As another machine does that takes the holder for dead."""
+    owner = json.loads(link.read_text())
+    after = link.with_name(f"{link.name}.after-{owner['id']}")
+    after.write_text(json.dumps(owner | {"id": "another"}))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -168,6 +183,24 @@ def test_rows_of_other_units_stay_outside_and_so_do_shards_of_an_earlier_packing
     storage.write(str(other / "shards" / "train-9x9x9-00000.parquet"), b"of other sources")
     assert seal(other).manifest.fingerprint == sealed.manifest.fingerprint
     assert verify(str(other)) == []
+
+
+@pytest.mark.parametrize("rows", [all_records(), []], ids=["some_clips", "no_clip"])
+def test_a_writer_whose_lease_was_taken_over_writes_and_deletes_no_shard(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    out = tmp_path / "set"
+    write(out, rows, rows_per_file=4)
+    shard = out / "shards" / "train-2x2x2-00000.parquet"
+    storage.write(str(shard), b"of the new owner")
+    storage.write(str(shard.with_name("train-9x9x9-00000.parquet")), b"of the new owner")
+    with Lease(str(out / "lease.json")) as lease:
+        take_over(out / "lease.json")
+        before = contents(out / "shards")
+        with pytest.raises(StorageError, match="another command took .* over"):
+            pack(str(out), RECIPE, parts_of(out), lease)
+        assert contents(out / "shards") == before
+    assert not (out / shards.MANIFEST).exists()
 
 
 def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_remedy(sealed: ShardSet) -> None:
