@@ -197,7 +197,7 @@ def test_a_writer_whose_lease_was_taken_over_writes_and_deletes_no_shard(
     with Lease(str(out / "lease.json")) as lease:
         take_over(out / "lease.json")
         before = contents(out / "shards")
-        with pytest.raises(StorageError, match="another command took .* over"):
+        with pytest.raises(StorageError, match="another command took"):
             pack(str(out), RECIPE, parts_of(out), lease)
         assert contents(out / "shards") == before
     assert not (out / shards.MANIFEST).exists()
