@@ -67,15 +67,16 @@ class Copies:
         manifest.write_manifest(self._local, checkpoint)
 
     def rewind(self, step: int) -> None:
-        """Forgets the copies later than `step`; that of `step` is fetched where it is here no more."""
+        """Forgets what is later than `step`, here and there, once that of `step` is known to be whole here.
+
+        It is fetched where it is not. Raises CheckpointError, with nothing forgotten, if none is whole.
+        """
         there = self.committed()[0]
-        here = {checkpoint.step for checkpoint in manifest.committed(self._local)[0]}
+        self._bring(step, there)
+        checkpoints.rewind(self._local, step)
         for checkpoint in there:
             if checkpoint.step > step:
                 manifest.delete(self.root, checkpoint.name)
-            elif checkpoint.step == step and step not in here:
-                self.fetch(checkpoint.name)
-                here.add(step)
 
     def prune(self, *, keep_last: int, keep_every_steps: int | None) -> None:
         checkpoints.prune(self.root, keep_last=keep_last, keep_every_steps=keep_every_steps)
@@ -91,6 +92,21 @@ class Copies:
             if os.path.exists(place := storage.join(self._run_dir, name)):
                 storage.upload(place, storage.join(self._uri, name))
         manifest.write_manifest(self.root, checkpoint)
+
+    def _bring(self, step: int, there: list[Checkpoint]) -> None:
+        """Fetches the checkpoint of `step` from among those `there`, unless it is whole here."""
+        here = manifest.committed(self._local)[0]
+        known = sorted({checkpoint.step for checkpoint in (*here, *there)})
+        if step not in known:
+            raise CheckpointError(
+                f"there is no whole checkpoint of step {step} in {self._local} or {self.root}; "
+                f"they have those of {known}"
+            )
+        folders = [storage.join(self._local, found.name) for found in here if found.step == step]
+        if folders and not checkpoints.problems(folders[0]):
+            return
+        for copy in [copy for copy in there if copy.step == step][:1]:
+            self.fetch(copy.name)
 
     def _fetch_beside(self) -> None:
         for name in BESIDE:

@@ -156,7 +156,8 @@ class RunDirectory:
         if resume.isdigit():
             if config.checkpoints.copy_to is not None:
                 Copies(self.path, config.checkpoints.copy_to).rewind(int(resume))
-            checkpoints.rewind(self.checkpoints, int(resume))
+            else:
+                checkpoints.rewind(self.checkpoints, int(resume))
             storage.delete(self.result)
             self.go_back_to(int(resume))
         record = {

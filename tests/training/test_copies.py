@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra import storage
-from infra.errors import StorageError
+from infra.errors import CheckpointError, StorageError
 from training import checkpoints
 from training.checkpoints import hashed_file
 from training.copies import Copies
@@ -109,6 +109,48 @@ def test_a_rewind_forgets_the_later_copies_and_fetches_the_one_named(place: Plac
     storage.delete(str(place.run_dir))
     place.copies.rewind(20)
     assert place.found_step() == 20
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_rewind_to_a_step_that_is_nowhere_forgets_nothing(place: Place, is_here: bool) -> None:
+    for step in (10, 20, 30):
+        place.commit(step)
+    place.copies.upload_missing()
+    if not is_here:
+        storage.delete(str(place.run_dir))
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint of step 7 .* of \[10, 20, 30\]"):
+        place.copies.rewind(7)
+    assert [copy.step for copy in place.copies.committed()[0]] == [30, 20, 10]
+    assert place.found_step() == 30
+
+
+def test_a_rewind_to_a_step_whose_copy_rotted_forgets_nothing(place: Place) -> None:
+    folders = [place.commit(step) for step in (10, 20)]
+    place.copies.upload_missing()
+    storage.delete(str(place.run_dir))
+    flip_a_bit(place.there / folders[0].name / "weights.pt")
+    with pytest.raises(CheckpointError, match="has other bytes than were committed"):
+        place.copies.rewind(10)
+    assert place.found_step() == 20
+
+
+def test_a_rewind_to_what_rotted_here_and_has_no_copy_forgets_nothing(place: Place) -> None:
+    folders = [place.commit(step) for step in (10, 20)]
+    place.copies.upload_missing()
+    storage.delete(str(place.there / folders[0].name))
+    flip_a_bit(folders[0] / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"step 10 .* is damaged"):
+        place.copies.rewind(10)
+    assert [copy.step for copy in place.copies.committed()[0]] == [20]
+
+
+def test_a_rewind_mends_what_rotted_here(place: Place) -> None:
+    folders = [place.commit(step) for step in (10, 20)]
+    place.copies.upload_missing()
+    flip_a_bit(folders[0] / "weights.pt")
+    place.copies.rewind(10)
+    assert (folders[0] / "weights.pt").read_bytes() == b"weights 10"
+    assert [copy.step for copy in place.copies.committed()[0]] == [10]
 
 
 def test_copies_are_pruned_by_the_same_rules(place: Place) -> None:
