@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.peers import peer_python
-from benchmarks.step_contenders import CODES, CONTENDERS, LEVELS, Shape
+from benchmarks.step_contenders import CODES, CONTENDERS, LEVELS, NEEDS_FP32, Shape
 from model.vocabulary import Vocabulary
 from training.flops import peak_tflops, training_flops_per_token
 from training.objective_config import GPTShape
@@ -43,7 +43,7 @@ def main() -> None:
     options = _options()
     for name in options.shapes:
         shape = Shape(**SHAPES[name], dtype=options.dtype, compile=options.compile)
-        names = [name for name in CONTENDERS if options.peers or "transformers" not in name]
+        names = _contenders(options.dtype, peers=options.peers)
         os.environ["STEP_CLOCK"] = options.clock  # for the contenders
         seconds = measure(names, shape, turns=options.turns, steps=options.steps)
         print(table(name, shape, seconds), flush=True)  # noqa: T201
@@ -61,6 +61,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="of a turn")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="install and run none")
     return parser.parse_args()
+
+
+def _contenders(dtype: str, *, peers: bool) -> list[str]:
+    names = [name for name in CONTENDERS if peers or "transformers" not in name]
+    return names if dtype == "fp32" else [name for name in names if name != NEEDS_FP32]
 
 
 def measure(names: list[str], shape: Shape, *, turns: int, steps: int) -> dict[str, list[float]]:

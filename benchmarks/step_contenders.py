@@ -230,6 +230,8 @@ CONTENDERS: dict[str, Callable[[Shape], Iterator[None]]] = {
     "transformers + DeepSpeed, ZeRO 2": lambda shape: transformers(shape, 2),
     "transformers Trainer + DeepSpeed, ZeRO 2": lambda shape: trainer(shape, 2),
 }
+NEEDS_FP32 = "reelgpt, ZeRO 0"
+"""Without ZeRO nothing holds fp32 weights beside others, and a run of ours refuses that."""
 
 
 def main(name: str, shape_json: str) -> None:
