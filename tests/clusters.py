@@ -27,6 +27,10 @@ class Cluster:
     """The dashboard, where jobs are submitted."""
     environment: dict[str, str]
     """What a client needs in its environment: the token."""
+    gcs_address: str
+    """Where a driver of its own connects to (RAY_ADDRESS)."""
+    second_node: int
+    """Process id of the node that is not the head."""
 
 
 @contextlib.contextmanager
@@ -44,14 +48,14 @@ def two_node_cluster() -> Iterator[Cluster]:
         )  # fmt: skip
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for_nodes(address, token, 1)
-        stack.enter_context(_node(folders[1], token, f"--address=127.0.0.1:{gcs}"))
+        second = stack.enter_context(_node(folders[1], token, f"--address=127.0.0.1:{gcs}"))
         _wait_for_nodes(address, token, 2)
-        yield Cluster(address, token)
+        yield Cluster(address, token, f"127.0.0.1:{gcs}", second)
 
 
 @contextlib.contextmanager
-def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[None]:
-    """One `ray start --block`, not started from the checkout; its processes end with it."""
+def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[int]:
+    """One `ray start --block`, not started from the checkout; its processes end with it. Gives its id."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))
@@ -68,7 +72,7 @@ def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[N
             env={**inherited, **token, "PATH": path}, cwd=folder, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        yield
+        yield process.pid
     finally:
         _stop(process)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.clusters import two_node_cluster
 from tests.faults.matrix import SEED, all_with_a_sample
 from tests.faults.processes import family, kill, none_left_behind, words_of
 from tests.faults.runs import SECONDS, Content, Run, make_videos
@@ -24,13 +25,14 @@ KINDS = {
     "decoding child": "pipelines.decoding_child",
     "worker": "ray::MapBatches",
     "actor": "ray::MapWorker",
+    "raylet": "raylet/raylet",
     "driver": "-m reelgpt",
     "machine": "",
 }
 """What stands in the command line of each kind of process; a machine is all of them."""
 CASES = (
     *(f"extract: {kind}" for kind in ("decoding child", "worker", "driver")),
-    *(f"tokenize: {kind}" for kind in ("decoding child", "actor", "driver", "machine")),
+    *(f"tokenize: {kind}" for kind in ("decoding child", "actor", "raylet", "driver", "machine")),
 )
 SURVIVED = ("decoding child", "worker", "actor")
 """Of these a run has spare ones."""
@@ -73,9 +75,26 @@ def test_a_run_of_which_a_process_is_killed_ends_as_if_nothing_had_been(
         if kind in SURVIVED:
             assert code == 0, first.read_text()
         summary = run.finish(again)
-    assert "Traceback" not in first.read_text()
+    assert "Traceback" not in first.read_text() or kind == "raylet"
     assert (code == 0) == (summary["done_before"] == summary["units"])
     assert summary["done_before"] + summary["done_now"] == summary["units"] == len(content.spans)
+    assert Content.of(run.out) == content
+
+
+@pytest.mark.exhaustive
+def test_a_node_that_dies_during_a_run_changes_nothing(
+    undisturbed: Callable[[str], tuple[Run, Content]], tmp_path: Path
+) -> None:
+    run, content = undisturbed("tokenize")
+    first, again = tmp_path / "first.log", tmp_path / "again.log"
+    with none_left_behind(), two_node_cluster() as cluster:
+        environment = {**cluster.environment, "RAY_ADDRESS": cluster.gcs_address}
+        run = replace(run, out=str(tmp_path / "out"), environment=environment)
+        rng, node = random.Random(f"{SEED}/node"), psutil.Process(cluster.second_node)
+        code, kills = disturbed(run, first, lambda _: [node, *family(node.pid)], rng, at_once=True)
+        assert kills
+        summary = run.finish(again)
+    assert (code == 0) == (summary["done_before"] == summary["units"]), first.read_text()
     assert Content.of(run.out) == content
 
 
