@@ -11,7 +11,7 @@ import os
 import sys
 
 from infra import storage
-from infra.errors import CheckpointError, ReelgptError, StorageError
+from infra.errors import CheckpointError, ReelgptError
 from training import checkpoints, manifest
 from training.checkpoints_config import CheckpointsConfig
 from training.manifest import MANIFEST, Checkpoint, Damage
@@ -36,7 +36,8 @@ class Copies:
         """Brings there what is missing and forgets what is old. Whatever the place answers, it is not the
         run's end: it is said, and what is owed is brought at the next time."""
         try:
-            self.upload_missing()
+            for damage in self.upload_missing():
+                sys.stderr.write(f"{self._local}: {damage}; it is not copied, the others are\n")
             self.prune(keep_last=config.keep_last, keep_every_steps=config.keep_every_steps)
         except ReelgptError as error:
             sys.stderr.write(
@@ -44,12 +45,14 @@ class Copies:
                 f"or when the command is repeated\n"
             )
 
-    def upload_missing(self) -> None:
-        """Brings the checkpoints there that are here alone, the oldest first. Raises StorageError."""
+    def upload_missing(self) -> list[Damage]:
+        """Brings the checkpoints there that are here alone, the oldest first. Raises StorageError.
+
+        Those that rotted here are left out; it gives them, when the others are there.
+        """
         there = {checkpoint.name for checkpoint in self.committed()[0]}
-        for checkpoint in reversed(manifest.committed(self._local)[0]):
-            if checkpoint.name not in there:
-                self._upload(checkpoint)
+        owed = [found for found in manifest.committed(self._local)[0] if found.name not in there]
+        return [damage for checkpoint in reversed(owed) if (damage := self._upload(checkpoint))]
 
     def fetch(self, name: str) -> None:
         """Puts the checkpoint `name` into the run directory, or mends the one there.
@@ -81,17 +84,19 @@ class Copies:
     def prune(self, *, keep_last: int, keep_every_steps: int | None) -> None:
         checkpoints.prune(self.root, keep_last=keep_last, keep_every_steps=keep_every_steps)
 
-    def _upload(self, checkpoint: Checkpoint) -> None:
+    def _upload(self, checkpoint: Checkpoint) -> Damage | None:
+        """What is wrong with its files here, if something is; then it becomes no copy."""
         folder = storage.join(self._local, checkpoint.name)
         for record in checkpoint.files:
             if problem := problem_of(folder, record):
-                raise StorageError(f"{folder}: {problem}; it is not copied")
+                return Damage(checkpoint.name, problem)
             target = storage.join(self.root, checkpoint.name, record.name)
             storage.upload(storage.join(folder, record.name), target)
         for name in BESIDE:
             if os.path.exists(place := storage.join(self._run_dir, name)):
                 storage.upload(place, storage.join(self._uri, name))
         manifest.write_manifest(self.root, checkpoint)
+        return None
 
     def _bring(self, step: int, there: list[Checkpoint]) -> None:
         """Fetches the checkpoint of `step` from among those `there`, unless it is whole here."""

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from infra import storage
-from infra.errors import CheckpointError, StorageError
+from infra.errors import CheckpointError
 from training import checkpoints
 from training.checkpoints import hashed_file
+from training.checkpoints_config import CheckpointsConfig
 from training.copies import Copies
 from training.manifest import MANIFEST, FileRecord
 from training.ranks import Ranks
@@ -95,11 +96,17 @@ def test_a_damaged_copy_is_named_and_an_older_one_taken(place: Place) -> None:
 
 
 @pytest.mark.faults
-def test_what_rotted_here_is_not_copied(place: Place) -> None:
-    flip_a_bit(place.commit(10) / "weights.pt")
-    with pytest.raises(StorageError, match="has other bytes than were committed; it is not copied"):
-        place.copies.upload_missing()
-    assert place.copies.committed() == ([], [])
+def test_what_rotted_here_is_not_copied_and_holds_no_other_up(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rotten = place.commit(10)
+    flip_a_bit(rotten / "weights.pt")
+    place.commit(20)
+    place.copies.catch_up(CheckpointsConfig(every_steps=10))
+    assert [copy.step for copy in place.copies.committed()[0]] == [20]
+    assert f"{rotten.name}: weights.pt has other bytes than were committed; it is not copied" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_rewind_forgets_the_later_copies_and_fetches_the_one_named(place: Place) -> None:
