@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import pyarrow as pa
 
 from infra import storage
 from infra.leases import Lease
-from pipelines import fingerprints, shards, tables
+from pipelines import fingerprints, scratch, shards, tables
 from pipelines.config import DuplicateConfig, FilterConfig, PackConfig
 from pipelines.duplicates import COLUMNS, Candidates, Copy
 from pipelines.filters import SCORED
@@ -191,17 +190,20 @@ def _spilled(
 ) -> Iterator[Iterator[tuple[tuple[Bucket, int], pa.Table]]]:
     """Gives every shard's clips, one shard at a time, in the order of their hashes."""
     schema = clip_schema(recipe.kind)
-    with tempfile.TemporaryDirectory(prefix="reelgpt-pack-") as scratch:
+    with scratch.folder() as folder, scratch.many_files():
         sinks: dict[tuple[Bucket, int], pa.ipc.RecordBatchStreamWriter] = {}
         for clips in (table for origin in origins for table in origin.clips()):
             for shard, rows in _by_shard(clips, recipe, survey).items():
-                if shard not in sinks:
-                    sinks[shard] = pa.ipc.new_stream(_scratch_file(scratch, shard), schema)
                 kept = clips.take(rows).select(schema.names).cast(schema)
-                sinks[shard].write_table(said.applied_to(kept) if said else kept)
-        for sink in sinks.values():
-            sink.close()
-        yield ((shard, _read_sorted(_scratch_file(scratch, shard))) for shard in sorted(sinks))
+                kept = said.applied_to(kept) if said else kept
+                with scratch.explained(folder):
+                    if shard not in sinks:
+                        sinks[shard] = pa.ipc.new_stream(_scratch_file(folder, shard), schema)
+                    sinks[shard].write_table(kept)
+        with scratch.explained(folder):
+            for sink in sinks.values():
+                sink.close()
+        yield ((shard, _read_sorted(_scratch_file(folder, shard))) for shard in sorted(sinks))
 
 
 def _by_shard(clips: pa.Table, recipe: Recipe, survey: Survey) -> dict[tuple[Bucket, int], list[int]]:
@@ -235,9 +237,9 @@ def _clip_bytes(bucket: Bucket, recipe: Recipe) -> int:
     return math.prod(bucket.shape) * bytes_per_value
 
 
-def _scratch_file(scratch: str, shard: tuple[Bucket, int]) -> str:
+def _scratch_file(folder: str, shard: tuple[Bucket, int]) -> str:
     bucket, number = shard
-    return os.path.join(scratch, os.path.basename(bucket.path(0, number)))
+    return os.path.join(folder, os.path.basename(bucket.path(0, number)))
 
 
 def _carried_digests(former: ShardSet, entry: ShardEntry) -> list[bytes]:

@@ -1,7 +1,13 @@
 """Records to a sealed set: what the result depends on, and what it must not."""
 
 import json
+import os
 import random
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +207,40 @@ def test_a_writer_whose_lease_was_taken_over_writes_and_deletes_no_shard(
             pack(str(out), RECIPE, parts_of(out), lease)
         assert contents(out / "shards") == before
     assert not (out / shards.MANIFEST).exists()
+
+
+@contextmanager
+def limited(what: int, most: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (most, hard))
+    try:
+        yield
+        assert resource.getrlimit(what) == (most, hard)
+    finally:
+        resource.setrlimit(what, (soft, hard))
+
+
+def test_a_temporary_folder_without_room_is_one_sentence_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    write(out, all_records(), rows_per_file=4)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with (
+        Lease(str(out / "lease.json")) as lease,
+        limited(resource.RLIMIT_FSIZE, 500),
+        pytest.raises(StorageError, match=rf"in {tmp_path}/reelgpt-pack-.*: File too large; set TMPDIR to"),
+    ):
+        pack(str(out), RECIPE, parts_of(out), lease)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_set_may_have_more_shards_than_files_may_be_open_at_first(tmp_path: Path) -> None:
+    out, recipe = tmp_path / "set", replace(RECIPE, pack=PackConfig(shard_bytes=16))
+    write(out, all_records(), rows_per_file=4)
+    open_now = max(int(name) for name in os.listdir("/proc/self/fd"))
+    with Lease(str(out / "lease.json")) as lease, limited(resource.RLIMIT_NOFILE, open_now + 15):
+        assert len(pack(str(out), recipe, parts_of(out), lease).shards) > 25
 
 
 def test_a_damaged_manifest_or_shard_is_one_sentence_with_the_remedy(sealed: ShardSet) -> None:
