@@ -41,6 +41,10 @@ class VerifiedFiles:
             raise CheckpointError(f"{name} is no file that {self.folder} was committed with")
         return self._kept.pop(name, None) or self._read(self._records[name])
 
+    def forget(self) -> None:
+        """Frees what waits in memory: the run has gone on, and what nobody took is not needed."""
+        self._kept.clear()
+
     def _read(self, record: FileRecord) -> bytes:
         with storage.open_input(storage.join(self.folder, record.name)) as file:
             data = file.read()

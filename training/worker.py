@@ -130,6 +130,7 @@ def _resume(run: Run, engine: Engine, found: checkpoints.Found) -> Progress:
         raise CheckpointError(
             f"the files of {found.checkpoint.name} belong to another state than its manifest"
         )
+    found.files.forget()
     return Progress(step=state["step"], units=state["units"], samples_digest=state["samples_digest"])
 
 

@@ -70,6 +70,18 @@ def test_a_file_is_hashed_while_it_is_written(tmp_path: Path) -> None:
     assert (file.size, file.hexdigest()) == (len(written), hashlib.sha256(written).hexdigest())
 
 
+def test_what_was_verified_waits_in_memory_until_it_is_forgotten(root: Path) -> None:
+    weights = commit(root, 10) / "weights.pt"
+    kept, forgotten = (checkpoints.find(str(root), ALONE).files for _ in range(2))
+    assert kept is not None
+    assert forgotten is not None
+    forgotten.forget()
+    weights.write_bytes(b"others")
+    assert kept.take(str(weights)) == b"weights"
+    with pytest.raises(CheckpointError, match="has other bytes than were committed"):
+        forgotten.take(str(weights))
+
+
 def test_without_its_manifest_an_attempt_is_no_checkpoint(root: Path) -> None:
     commit(root, 10)
     (commit(root, 20) / MANIFEST).unlink()
