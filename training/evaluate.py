@@ -18,6 +18,7 @@ from model.tasks import Sequence, Task, collate
 from model.tokenizer import Tokenizer, resize
 from model.vocabulary import Vocabulary
 from training.data import Judged
+from training.on_device import device_of
 from training.shelf import Clip, Shelf, stored_clips
 
 MAX_CLIPS = 256
@@ -47,10 +48,10 @@ def evaluate_tokenizer(
     truth, rebuilt, codes = [], [], []
     for _, clip in stored_clips(validation, max_clips=max_clips):
         frames = as_seen(clip, config)
-        clip_codes = tokenizer.encode(torch.from_numpy(frames)[None])
-        rebuilt.append(tokenizer.decode(clip_codes)[0].numpy())
+        clip_codes = tokenizer.encode(torch.from_numpy(frames)[None].to(device_of(tokenizer)))
+        rebuilt.append(tokenizer.decode(clip_codes)[0].cpu().numpy())
         truth.append(frames)
-        codes.append(clip_codes[0].numpy())
+        codes.append(clip_codes[0].cpu().numpy())
     if not truth:
         return {}
     all_truth, all_rebuilt = np.concatenate(truth), np.concatenate(rebuilt)
@@ -101,9 +102,11 @@ def evaluate_gpt(
 def sequence_loss(gpt: GPT, sequence: Sequence) -> metrics.Loss:
     """Nats that the GPT pays for the target tokens of one sequence."""
     batch = collate([sequence])
-    is_target = batch.is_target[:, 1:]
-    logits = gpt(batch.tokens[:, :-1], batch.coordinates[:, :-1])[is_target].float()
-    loss = torch.nn.functional.cross_entropy(logits, batch.tokens[:, 1:][is_target], reduction="sum")
+    tokens, coordinates, is_target = (
+        values.to(device_of(gpt)) for values in (batch.tokens, batch.coordinates, batch.is_target[:, 1:])
+    )
+    logits = gpt(tokens[:, :-1], coordinates[:, :-1])[is_target].float()
+    loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:][is_target], reduction="sum")
     return metrics.Loss(float(loss), len(logits))
 
 

@@ -6,6 +6,7 @@ What the registry makes of it is the command's matter: see `training.settling`.
 import statistics
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from infra import storage
@@ -15,6 +16,7 @@ from training.bundles import Origin, write_bundle
 from training.evaluate import evaluate_gpt, evaluate_tokenizer
 from training.loop import Progress
 from training.objectives import Predict, assemble
+from training.on_device import on_device
 from training.run import Run
 from training.run_directory import RunDirectory
 from training.tracked_run import Tracking
@@ -28,15 +30,16 @@ def finish(
     checkpoint: str | None,
     *,
     resumed_from: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Leaves bundle and result, gives the run's summary. Doing it again after a kill changes nothing.
 
-    `checkpoint`: the one that holds these weights.
+    `checkpoint`: the one that holds these weights. `device`: where the model is measured.
     """
     run.attempt.require_newest()
     config, directory = run.config, run.directory
     model = assemble(run.objective, weights)
-    evaluation = _evaluate(model, run)
+    evaluation = on_device(model, device, lambda there: _evaluate(there, run))
     origin = Origin(
         step=config.steps,
         checkpoint=checkpoint,

@@ -97,10 +97,10 @@ class StepWeights:
 class Samples:
     """Draws what the model makes of some held-out clips, with the weights of the moment."""
 
-    def __init__(self, run: Run, weights: StepWeights) -> None:
+    def __init__(self, run: Run, weights: StepWeights, device: torch.device) -> None:
         self._run = run
         self._weights = weights
-        self._draw = drawer(run)
+        self._draw = drawer(run, device)
 
     def __call__(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
         if self._draw is None or not self._run.config.is_evaluated(step):

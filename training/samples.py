@@ -15,6 +15,7 @@ from model.tokenizer import Tokenizer
 from training.evaluate import as_seen
 from training.objective_config import ReconstructConfig
 from training.objectives import Predict, assemble
+from training.on_device import device_of, on_device
 from training.pictures import film_rows
 from training.run import Run
 from training.shelf import Clip, stored_clips
@@ -23,22 +24,28 @@ Frames = NDArray[np.uint8]
 Weights = dict[str, Tensor]
 
 
-def drawer(run: Run) -> Callable[[Weights], bytes] | None:
-    """What draws a PNG from a learner's weights; None where there is nothing to draw."""
+def drawer(run: Run, device: torch.device) -> Callable[[Weights], bytes] | None:
+    """What draws a PNG from a learner's weights, on the device; None where there is nothing to draw."""
     config, data, objective = run.config, run.data, run.objective
     num_samples = config.evaluation.num_samples
     clips = [c for _, c in stored_clips(data.validation, max_clips=num_samples)]
     if not clips:
         return None
     if isinstance(config.objective, ReconstructConfig):
-        return lambda weights: _reconstruct(cast(Tokenizer, assemble(objective, weights)), clips)
+        return lambda weights: on_device(
+            cast(Tokenizer, assemble(objective, weights)),
+            device,
+            lambda tokenizer: _reconstruct(tokenizer, clips),
+        )
     assert isinstance(objective, Predict)
     assert data.tokenizer is not None
     tokenizer = load_tokenizer(data.tokenizer.uri)
     num_given = config.objective.num_given
     predict = objective
-    return lambda weights: _predict(
-        cast(GPT, assemble(predict, weights)), predict, tokenizer, clips, num_given
+    return lambda weights: on_device(
+        cast(GPT, assemble(predict, weights)),
+        device,
+        lambda gpt: _predict(gpt, predict, tokenizer, clips, num_given),
     )
 
 
@@ -46,7 +53,8 @@ def _reconstruct(tokenizer: Tokenizer, clips: list[Clip]) -> bytes:
     rows: list[Frames] = []
     for clip in clips:
         frames = as_seen(clip, tokenizer.config)
-        rows += [frames, tokenizer.decode(tokenizer.encode(torch.from_numpy(frames)[None]))[0].numpy()]
+        codes = tokenizer.encode(torch.from_numpy(frames)[None].to(device_of(tokenizer)))
+        rows += [frames, tokenizer.decode(codes)[0].cpu().numpy()]
     return film_rows(rows)
 
 

@@ -67,7 +67,11 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     facts = {"identity": identity(run.config, run.data), "run_key": tracking.key}
     saving = Saving(run, engine, progress, facts, resumed=found)
     weights = StepWeights(engine)
-    listeners: list[Listener] = [Evaluation(run, engine), Samples(run, weights), saving.tell_stall]
+    listeners: list[Listener] = [
+        Evaluation(run, engine),
+        Samples(run, weights, engine.device),
+        saving.tell_stall,
+    ]
     bundles = Bundles(run, weights, saving, tracking)
     listeners += [*([lines] if lines else []), tracking, saving, bundles]
     if pause_after is not None:
@@ -84,7 +88,15 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
             )
         last = engine.weights() or {}  # all ranks take part, rank 0 gets them
         summary = run.ranks.on_first(
-            lambda: finish(run, last, tracking, progress, saving.newest, resumed_from=resumed_from)
+            lambda: finish(
+                run,
+                last,
+                tracking,
+                progress,
+                saving.newest,
+                resumed_from=resumed_from,
+                device=engine.device,
+            )
         )
     engine.close()
     return summary
