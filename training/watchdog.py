@@ -9,6 +9,7 @@ answer is not there.
     hangs/5c1f20ab/verdict.json     the error
 """
 
+import contextlib
 import faulthandler
 import os
 import re
@@ -111,8 +112,15 @@ class Watchdog:
             thread.join()
 
     def _watch(self) -> None:
+        """A disk that is full, or away for a while, does not end the watch: the next look tries again."""
+        said = ""
         while not self._ended.wait(self._poll_seconds):
-            self._look()
+            try:
+                self._look()
+            except (OSError, StorageError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    _say(f"the watchdog cannot use {self._folder}, and tries again: {error}")
 
     def _look(self) -> None:
         is_late = self.pulse.seconds > self.pulse.limit
@@ -120,8 +128,8 @@ class Watchdog:
             self._alarmed_at = None
             return
         if self._alarmed_at is None:
-            self._alarmed_at = time.monotonic()
             self._tell(is_late)
+            self._alarmed_at = time.monotonic()
         elif is_late and time.monotonic() - self._alarmed_at > ANSWER_SECONDS + self._poll_seconds:
             self._judge()
 
@@ -130,8 +138,6 @@ class Watchdog:
         name = os.path.join(self._folder, f"rank-{self._rank:05d}")
         with open(f"{name}.txt", "w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
-        if is_late:
-            faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         storage.write_json(f"{name}.json", configs.to_dict(self._report(is_late)))
 
     def _report(self, is_late: bool) -> Report:
@@ -147,19 +153,23 @@ class Watchdog:
 
     def _judge(self) -> None:
         reports = self._reports()
+        if not any(report.rank == self._rank for report in reports):
+            self._alarmed_at = None  # another rank took the alarm back: tell anew at the next look
+            return
         if any(report.place == "beside" and not report.is_late for report in reports):
             shutil.rmtree(self._folder, ignore_errors=True)  # somebody saves or measures: no hang yet
             self._alarmed_at = None
             return
         verdict = os.path.join(self._folder, "verdict.json")
-        if self._rank == min(report.rank for report in reports):
-            message = self._message(reports)
+        is_mine = self._rank == min(report.rank for report in reports)
+        message = self._message(reports)
+        if is_mine:
             storage.write_json(verdict, {"message": message})
-            if self._speaks:
-                sys.stderr.write(f"error: {message}\n")
         elif not os.path.exists(verdict):
             return  # until the next look
-        sys.stderr.flush()
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        if is_mine and self._speaks:
+            _say(f"error: {message}")
         os._exit(1)
 
     def _reports(self) -> list[Report]:
@@ -201,6 +211,12 @@ def _missing(reports: list[Report], world_size: int) -> str:
 
 def _ranks(ranks: list[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # it may go to the very disk that is full
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
 
 
 def _waits(frame: FrameType) -> bool:

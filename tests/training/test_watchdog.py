@@ -1,11 +1,12 @@
 """When a step counts as hung, and who is said to be missing; whole runs that hang: `test_launchers.py`."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from infra.errors import ConfigError
-from training.watchdog import FIRST_STEPS, Pulse, Report, _missing, verdict_in
+from training.watchdog import FIRST_STEPS, Pulse, Report, Watchdog, _missing, verdict_in
 from training.watchdog_config import WatchdogConfig
 
 CONFIG = WatchdogConfig(factor=20.0, floor_seconds=2.0, grace_seconds=100.0)
@@ -63,6 +64,26 @@ def test_who_did_not_arrive_is_who_is_silent_or_behind_or_does_not_wait(
 
 def test_an_attempt_that_did_not_hang_has_no_verdict(tmp_path: Path) -> None:
     assert verdict_in(str(tmp_path / "hangs")) is None
+
+
+def test_an_alarm_that_cannot_be_written_is_tried_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    in_the_way = tmp_path / "hangs"
+    in_the_way.write_text("a disk that refuses")
+    report = in_the_way / "attempt" / "rank-00000.json"
+    config = WatchdogConfig(floor_seconds=0.2, grace_seconds=0.2)
+    watchdog = Watchdog(config, str(report.parent), rank=0, world_size=1, speaks=False)
+    with watchdog.watching():
+        time.sleep(1.0)
+        in_the_way.unlink()
+        deadline = time.monotonic() + 4.0  # it ends the process 5 s after its alarm
+        while not report.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert report.exists()
+    told = capfd.readouterr().err
+    assert told.count("the watchdog cannot use") == 1
+    assert "most recent call first" not in told  # stacks come with a verdict
 
 
 def test_a_floor_above_the_grace_is_refused() -> None:
