@@ -3,10 +3,13 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, cast
 
 from infra.errors import ClusterError
@@ -36,14 +39,42 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
     else:
         _expect_an_answer(os.environ["RAY_ADDRESS"])
     try:
-        with _without_false_alarms():
+        with _undisturbed(), _start_explained(), _without_false_alarms():
             ray.init(**options)
-    except Exception as error:  # a bare one, where a node was too slow to start
-        raise ClusterError(_no_start(error)) from error
-    try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _start_explained() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a bare one, where a node was too slow to start
+        raise ClusterError(_no_start(error)) from error
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A signal is heard once Ray is there: half started it could not be ended. Ray puts a handler of its own
+    in the place of the caller's, which comes back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def hear(number: int, _: FrameType | None) -> None:
+        heard.append(number)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler) or signal.getsignal(number) is hear:
+                signal.signal(number, handler)
+    for number in heard[:1]:
+        signal.raise_signal(number)
 
 
 def _expect_an_answer(address: str) -> None:

@@ -26,6 +26,7 @@ from reelgpt import shard_summary, tracked_build
 from reelgpt.command import InputUri, Outcome, OutputUri
 from reelgpt.console import track
 from reelgpt.given_set import given_set, refuse_without_effect
+from reelgpt.stopping import stoppable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +76,7 @@ class Extract:
         shard_summary.check_budget(self.max_failed)
         given = given_set(self.videos)
         self._check_effects(given)
-        with track("extract") as bar:
+        with stoppable(), track("extract") as bar:
             if given is None:
                 built = build_from_videos(self._video_job(), bar.update)
             else:

@@ -16,6 +16,7 @@ from pipelines.shards import ShardSet
 from reelgpt import shard_summary
 from reelgpt.command import InputUri, Outcome
 from reelgpt.console import track
+from reelgpt.stopping import stoppable
 from reelgpt.tokenize import tokenizer_of
 
 COLUMNS = (
@@ -69,7 +70,7 @@ class Failures:
             resources=self.resources,
             tokenizer=tokenizer_of(reference) if reference else None,
         )
-        with track("retry") as bar:
+        with stoppable(), track("retry") as bar:
             built = retry(job, bar.update)
         if built is None:
             summary = {"shards": self.shards, "retried": 0}

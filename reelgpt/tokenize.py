@@ -27,6 +27,7 @@ from reelgpt import shard_summary, tracked_build
 from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
 from reelgpt.console import track
 from reelgpt.given_set import given_set, refuse_without_effect
+from reelgpt.stopping import stoppable
 
 IN_THE_FRAMES = (
     "validation",
@@ -91,7 +92,7 @@ class Tokenize:
         shard_summary.check_budget(self.max_failed)
         given = given_set(self.inputs)
         self._check_effects(given)
-        with track("tokenize") as bar:
+        with stoppable(), track("tokenize") as bar:
             if given is None:
                 built = build_from_videos(self._video_job(), bar.update)
             elif given.manifest.kind == "frames":

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,9 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from infra.errors import Stopped
 from pipelines import records, shards
 from pipelines.shards import ShardSet
 from pipelines.verify import verify
+from tests.faults.processes import none_left_behind
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -108,12 +111,40 @@ def test_a_killed_run_repeated_does_only_what_is_missing_and_ends_the_same(
 def kill_after(num_files: int, out: Path, *args: str) -> None:
     """Starts a command, kills it once there are so many span files, and waits for its workers to end."""
     with subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        while len(list((out / records.FOLDER).rglob("*.parquet"))) < num_files and run.poll() is None:
+        while num_span_files(out) < num_files and run.poll() is None:
             time.sleep(0.01)
         run.kill()
     before = -1
     while before != (before := len(list((out / records.FOLDER).rglob("*")))):
         time.sleep(3)
+
+
+@pytest.mark.faults
+def test_a_signal_ends_a_build_in_order_and_the_repeated_one_ends_the_same(
+    videos: Path, frames: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    args = ("extract", str(videos), "--out", str(out), *SETTINGS, "--spans-per-file", "1")
+    with (
+        none_left_behind(),
+        subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run,
+    ):
+        while num_span_files(out) < 3 and run.poll() is None:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGTERM)
+        said, complained = run.communicate(timeout=60)
+    assert run.returncode == Stopped.exit_code, complained
+    assert "repeat the command" in json.loads(said.splitlines()[-1])["error"]
+    assert "Traceback" not in complained
+    assert list(out.glob("lease.json*")) == []
+    done = len(records.done_units(str(out / records.FOLDER)))
+    summary = reelgpt(*args)
+    assert summary["done_before"] == done >= 3
+    assert summary["fingerprint"] == ShardSet.open(str(frames)).manifest.fingerprint
+
+
+def num_span_files(out: Path) -> int:
+    return len(list((out / records.FOLDER).rglob("*.parquet")))
 
 
 @pytest.mark.faults
