@@ -73,8 +73,8 @@ def _undisturbed() -> Iterator[None]:
         for number, handler in before.items():
             if callable(handler) or signal.getsignal(number) is hear:
                 signal.signal(number, handler)
-    for number in heard[:1]:
-        signal.raise_signal(number)
+    for first in heard[:1]:
+        signal.raise_signal(first)
 
 
 def _expect_an_answer(address: str) -> None:
