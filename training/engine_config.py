@@ -115,7 +115,7 @@ class EngineConfig:
                 "give stage 0, 1 or 2, or leave one of them out"
             )
 
-    def stage_among(self, world_size: int) -> int:
+    def stage_among(self, world_size: int) -> Literal[0, 1, 2, 3]:
         """The stage that runs.
 
         For a lone worker in fp32 every stage does what stage 0 does, and the others copy weights and

@@ -56,7 +56,7 @@ def finish(
         run.objective.unit: progress.units,
         "parameters": sum(value.numel() for value in weights.values()),
         "workers": config.num_workers,
-        "zero_stage": config.engine.zero_stage,
+        "zero_stage": config.engine.stage_among(config.num_workers),
         "clips_left_out": run.data.num_left_out,
         **_history(directory),
         **evaluation,

@@ -80,9 +80,10 @@ def state_bytes(
 
     In fp32, 4 + 4 and K = 8; DeepSpeed's stages 1 to 3 copy the fp32 weights all the same, so K = 12. An
     offloaded optimizer has fp32 gradients beside it, and where stage 3, or any stage over several
-    micro-batches (`accumulates`), adds gradients up, it does so there.
+    micro-batches (`accumulates`), adds gradients up, it does so there. A lone worker in fp32 runs as stage 0.
     """
-    stage, width, offloads = engine.zero_stage, 4 if engine.dtype == "fp32" else 2, engine.offload_optimizer
+    stage, offloads = engine.stage_among(world_size), engine.offload_optimizer
+    width = 4 if engine.dtype == "fp32" else 2
     part = num_parameters / world_size
     weights = width * (part if stage == 3 else num_parameters)
     gradients = width * (part if stage >= 2 else num_parameters)
@@ -126,7 +127,7 @@ def plan(config: RunConfig, data: TrainingData, machine: Machine) -> dict[str, A
     facts: dict[str, Any] = {
         "recipe": config.name,
         "world_size": config.num_workers,
-        "zero_stage": config.engine.zero_stage,
+        "zero_stage": config.engine.stage_among(config.num_workers),
         "dtype": config.engine.dtype,
         "steps": config.steps,
         "clips": clips,
@@ -180,7 +181,7 @@ def _shape(objective: PredictConfig, data: TrainingData) -> GPTConfig:
 
 def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:
     """Of every stage that there is in this dtype, without offload and with it."""
-    chosen = _layout(config.engine)
+    chosen = _layout(config.engine, config.num_workers)
     ways = [
         replace(chosen, zero_stage=stage, offload_optimizer=optimizer, offload_parameters=parameters)
         for stage in (STAGES if config.engine.dtype == "fp32" else STAGES[1:])
@@ -203,13 +204,14 @@ def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:
     }
 
 
-def _layout(engine: EngineConfig) -> EngineConfig:
+def _layout(engine: EngineConfig, world_size: int) -> EngineConfig:
     """What of it the states' bytes depend on, free of what does not go with every stage."""
     return EngineConfig(
-        zero_stage=engine.zero_stage,
+        zero_stage=engine.stage_among(world_size),
         dtype=engine.dtype,
         offload_optimizer=engine.offload_optimizer,
         offload_parameters=engine.offload_parameters,
+        deepspeed_config=engine.deepspeed_config,
     )
 
 

@@ -28,6 +28,8 @@ from training.run_directory import RunDirectory
 from training.stopping import die_with_parent
 
 POLL_SECONDS = 0.02
+KEPT_CHECKPOINTS = 8
+"""So many that the one that the kill waits for outlasts several looks, however short the steps are."""
 PAUSED = Stopped.exit_code
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
 """On another topology: how far two losses of a step may be apart, as a share of the loss."""
@@ -127,12 +129,25 @@ def verify_resume(
 def _changed(config: RunConfig, workers: int | None, zero_stage: Any) -> RunConfig:
     stage = config.engine.zero_stage if zero_stage is None else zero_stage
     engine = configs.from_dict(EngineConfig, configs.to_dict(config.engine) | {"zero_stage": stage})
-    return replace(config, num_workers=workers or config.num_workers, min_workers=None, engine=engine)
+    changed = replace(config, num_workers=workers or config.num_workers, min_workers=None, engine=engine)
+    runs_at = engine.stage_among(changed.num_workers)
+    if zero_stage not in (None, runs_at):
+        raise UsageError(
+            f"--verify-zero-stage {zero_stage} has no effect: a lone worker in {engine.dtype} runs at stage "
+            f"{runs_at}; give --verify-workers 2 or more as well, or leave it out"
+        )
+    return changed
 
 
 def _shown(config: RunConfig, half: int) -> RunConfig:
     """The same steps, looked at more often and told to nobody."""
-    saved = replace(config.checkpoints, every_steps=half, keep_last=2, keep_every_steps=None, copy_to=None)
+    saved = replace(
+        config.checkpoints,
+        every_steps=half,
+        keep_last=KEPT_CHECKPOINTS,
+        keep_every_steps=None,
+        copy_to=None,
+    )
     measured = replace(config.evaluation, every_steps=2 * half, num_samples=0, keep_bundles=1)
     return replace(
         config,
@@ -146,7 +161,7 @@ def _shown(config: RunConfig, half: int) -> RunConfig:
 
 
 def _topology(config: RunConfig) -> str:
-    return f"{config.num_workers} workers, ZeRO {config.engine.zero_stage}"
+    return f"{config.num_workers} workers, ZeRO {config.engine.stage_among(config.num_workers)}"
 
 
 def _compare(

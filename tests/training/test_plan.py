@@ -55,6 +55,14 @@ def test_half_precision_takes_what_the_zero_paper_says() -> None:
         assert states.device.total / GB == pytest.approx(gigabytes, abs=0.05)
 
 
+def test_a_lone_worker_in_fp32_holds_no_copies_at_any_stage() -> None:
+    for stage in STAGES:
+        states = state_bytes(1000, EngineConfig(zero_stage=stage), world_size=1)
+        assert (states.device.optimizer, states.device.total) == (8000, 16000)
+    written_for = EngineConfig(zero_stage=2, deepspeed_config="{}")
+    assert state_bytes(1000, written_for, world_size=1).device.optimizer == 12000
+
+
 def test_a_tokens_flops_are_palms() -> None:
     config = SHAPES[1]
     counts = count_parameters(config)

@@ -36,6 +36,11 @@ def test_a_run_that_is_too_short_is_refused(token_set: ShardSet, tmp_path: Path)
         verify(token_set, tmp_path / "run", "7")
 
 
+def test_a_stage_at_which_a_lone_worker_does_not_run_is_refused(token_set: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lone worker in fp32 runs at stage 0; give --verify-workers 2"):
+        verify(token_set, tmp_path / "run", "2", "--verify-zero-stage=3")
+
+
 def test_how_to_go_on_has_no_effect_without_it(token_set: ShardSet, tmp_path: Path) -> None:
     places = f"--data={token_set.uri}", f"--run-dir={tmp_path}"
     with pytest.raises(UsageError, match="have no effect without --verify-resume"):
