@@ -105,6 +105,8 @@ def claim(out: str, settings: Settings) -> Settings:
         if storage.create(place, _json(settings)):
             return settings
     there: Settings = storage.read_json(place)
+    if not isinstance(there, dict) or "format_version" not in there:
+        raise UsageError(f"{out} holds a {CONFIG} of something else; give an empty or a new folder")
     for name in ("format_version", "kind"):
         if there.get(name) != settings[name]:
             raise UsageError(

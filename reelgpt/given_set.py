@@ -1,11 +1,13 @@
 """Videos or a shard set? What `extract` and `tokenize` were given, and which settings mean nothing to it."""
 
+import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from infra import storage
 from infra.errors import ConfigError, UsageError
-from pipelines import records
+from pipelines import claim, records
 from pipelines.shards import MANIFEST, ShardSet
 
 
@@ -27,5 +29,19 @@ def refuse_without_effect(command: Any, default: Any, names: Sequence[str], why:
 
 
 def _is_shard_set(uri: str) -> bool:
-    """Sealed or not yet: of the latter the user is told so."""
-    return any(storage.exists(storage.join(uri, name)) for name in (MANIFEST, records.FOLDER))
+    """Sealed or not yet: of the latter the user is told so. A folder of videos may have a `manifest.json` or
+    a folder `spans` of its own."""
+    place = partial(storage.join, uri)
+    begun = any(storage.exists(place(name)) for name in (MANIFEST, records.FOLDER))
+    return _is_ours(place(MANIFEST)) or (begun and _is_ours(place(claim.CONFIG)))
+
+
+def _is_ours(place: str) -> bool:
+    """Whether what is there is a manifest or settings as we write them."""
+    if not storage.exists(place):
+        return False
+    try:
+        value = json.loads(storage.read_bytes(place))
+    except ValueError:
+        return False
+    return isinstance(value, dict) and "format_version" in value
