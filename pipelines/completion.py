@@ -14,6 +14,7 @@ from pipelines.pack import pack
 from pipelines.work import Work
 
 Watch = Callable[[pa.Table], None]
+"""Called with a few columns of the rows just done."""
 RunUnits = Callable[[pa.Table, str, Watch], Devices | None]
 """Does the units given, writing their rows into the folder named and telling of each batch that is done; says
 what there was to do it with, where its pace is of interest."""

@@ -7,7 +7,7 @@ written by the workers; only a few columns come back for progress.
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
 from typing import Any, cast
@@ -21,6 +21,7 @@ from ray.util.annotations import RayDeprecationWarning
 from infra import cluster
 from infra.errors import ClusterError, ReelgptError
 from pipelines import calls
+from pipelines.completion import Watch
 from pipelines.config import DecodeLimits, ExtractConfig, Resources
 from pipelines.pace import Devices
 from pipelines.stages import decode_spans, extract_spans, inspect_files, read_row_groups
@@ -33,9 +34,6 @@ CALLS_IN_FLIGHT = 2
 FILES_PER_CALL = 8
 NO_PROGRESS_SECONDS = 6 * 3600
 """Ray gives a graph up when nothing moves for so long; a call of slow spans may well take an hour."""
-
-Watch = Callable[[pa.Table], None]
-"""Called with a few columns of the rows just done."""
 
 
 def inspect(files: pa.Table, limits: DecodeLimits) -> pa.Table:

@@ -2,7 +2,7 @@
 
 Its ContentDetector proposes every change large enough to be a cut. Frames sampled a few times a second also
 differ by as much where the camera moves fast, so a proposal stands only where the colours change as well, and
-more than around it: motion moves the colours of a picture, a cut exchanges them (docs/decisions/0004).
+more than around it: motion moves the colours of a picture, a cut exchanges them.
 """
 
 from functools import cache
