@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -19,28 +19,13 @@ from infra.storage import FileInfo
 from pipelines.config import SplitConfig
 
 MEDIA_SUFFIXES = frozenset(
-    f".{kind}"
-    for kind in (
-        *(
-            "3gp",
-            "avi",
-            "flv",
-            "gif",
-            "m2ts",
-            "m2v",
-            "m4v",
-            "mjpeg",
-            "mjpg",
-            "mkv",
-            "mov",
-            "mp4",
-            "mpeg",
-            "mpg",
-        ),
-        *("ogg", "ogv", "ts", "webm", "wmv"),
-        *("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp"),
-    )
-)
+    {
+        ".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m1v", ".m2ts", ".m2v", ".m4v",
+        ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogg",
+        ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+        ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+    }
+)  # fmt: skip
 """What is taken from a folder. A file named by itself, or by a glob, is taken whatever it is called."""
 
 
@@ -90,6 +75,8 @@ def list_videos(videos: Iterable[str]) -> list[FileInfo]:
             f"no videos in {', '.join(videos) or 'nothing'}; give files, folders, globs or fsspec URIs of "
             f"media files ({', '.join(sorted(MEDIA_SUFFIXES)[:6])}, ...)"
         )
+    for uri in found:
+        _check_name(uri)
     times_named = Counter(file.name for file in found.values())
     twins = sorted(file.uri for file in found.values() if times_named[file.name] > 1)
     if twins:
@@ -97,6 +84,15 @@ def list_videos(videos: Iterable[str]) -> list[FileInfo]:
             f"{twins[0]} and {twins[1]} have one name relative to the folders given; give their parent"
         )
     return sorted(found.values(), key=lambda file: file.name)
+
+
+def _check_name(uri: str) -> None:
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"the name of {uri!a} is not UTF-8, as those of sources must be; rename it"
+        ) from None
 
 
 def identify(file: FileInfo, opened: IO[bytes] | None, duration_seconds: float | None) -> Source:
@@ -109,12 +105,6 @@ def identify(file: FileInfo, opened: IO[bytes] | None, duration_seconds: float |
         modified=file.modified,
         duration_seconds=duration_seconds,
     )
-
-
-def cut_spans(source: Source, span_seconds: float) -> Iterator[Span]:
-    """The spans of one source, as `span_table` cuts them."""
-    table = span_table(pa.Table.from_pylist([asdict(source)], SOURCE_SCHEMA), span_seconds)
-    return (Span(**fields) for fields in table.to_pylist())
 
 
 def span_table(sources: pa.Table, span_seconds: float) -> pa.Table:

@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import UsageError
 from pipelines.config import SplitConfig
-from pipelines.spans import SOURCE_SCHEMA, Source, cut_spans, held_out, identify, list_videos, row, span_table
+from pipelines.spans import SOURCE_SCHEMA, Source, held_out, identify, list_videos, row, span_table
 
 
 def identified(folder: Path) -> dict[str, str]:
@@ -77,6 +77,13 @@ def test_no_videos_at_all_is_refused_with_the_remedy(tmp_path: Path) -> None:
         list_videos([str(tmp_path)])
 
 
+def test_a_name_that_is_not_utf_8_is_refused_with_the_remedy(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/caf\xe9.mp4", "wb"):
+        pass
+    with pytest.raises(UsageError, match=r"caf\\udce9.mp4' is not UTF-8.*; rename it"):
+        list_videos([str(folder)])
+
+
 @pytest.mark.parametrize(
     ("duration_seconds", "grid"),
     [(None, [(0, None)]), (59.9, [(0, None)]), (60.0, [(0, None)]), (61.0, [(0, 60), (60, None)])],
@@ -84,8 +91,8 @@ def test_no_videos_at_all_is_refused_with_the_remedy(tmp_path: Path) -> None:
 def test_spans_tile_a_source_and_the_last_is_open(
     duration_seconds: float | None, grid: list[tuple[float, float | None]]
 ) -> None:
-    spans = cut_spans(source("a", duration_seconds), 60.0)
-    assert [(span.start_seconds, span.end_seconds) for span in spans] == grid
+    spans = span_table(table([source("a", duration_seconds)]), 60.0)
+    assert [(span["start_seconds"], span["end_seconds"]) for span in spans.to_pylist()] == grid
 
 
 def test_the_held_out_share_is_rounded_up_and_by_the_lowest_ids() -> None:

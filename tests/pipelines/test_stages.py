@@ -14,7 +14,7 @@ from infra.errors import ClusterError, StorageError
 from pipelines import decoding_process, stages
 from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
 from pipelines.decode import Decoder
-from pipelines.spans import Source, cut_spans, list_videos, row
+from pipelines.spans import list_videos, span_table
 from pipelines.stages import decode_spans, inspect_files
 from tests.media import make_bad_files, make_damaged_files, make_video
 
@@ -30,9 +30,8 @@ def _no_child_left() -> Iterator[None]:
 def records_of(folder: Path) -> dict[str, dict[str, Any]]:
     """Source name to the record of its only span."""
     files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(folder)])])
-    sources = [Source(**fields) for fields in inspect_files(files, CONFIG.limits).to_pylist()]
-    spans = [row(span) for source in sources for span in cut_spans(source, CONFIG.sampling.span_seconds)]
-    tables = list(decode_spans(pa.Table.from_pylist(spans), CONFIG))
+    spans = span_table(inspect_files(files, CONFIG.limits), CONFIG.sampling.span_seconds)
+    tables = list(decode_spans(spans, CONFIG))
     return {table.column("source")[0].as_py(): table.to_pylist()[0] for table in tables}
 
 
