@@ -1,10 +1,15 @@
 """Reads metrics.jsonl along while it grows, wherever the workers are, and tells of every new line."""
 
+import contextlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from infra.errors import TrainingError
 
 OnMetrics = Callable[[dict[str, float]], None]
 
@@ -32,8 +37,11 @@ def _follow(follower: "Follower", on_metrics: OnMetrics, ended: threading.Event)
     is_last_look = False
     while not is_last_look:
         is_last_look = ended.wait(POLL_SECONDS)
-        for line in follower.new_lines():
-            on_metrics(line)
+        try:
+            for line in follower.new_lines():
+                on_metrics(line)
+        except TrainingError as error:  # of a line; those after it are told at the next look
+            sys.stderr.write(f"{error}\n")
 
 
 class Follower:
@@ -71,8 +79,19 @@ class Tail:
                 if not raw.endswith(b"\n"):
                     return
                 self._offset += len(raw)
-                line: dict[str, float] = json.loads(raw)
-                yield line
+                yield parsed(raw, self._path)
+
+
+def parsed(raw: bytes, path: str) -> dict[str, float]:
+    """A whole line of the metrics file at `path`. Raises TrainingError where it was changed since."""
+    with contextlib.suppress(ValueError):
+        line: Any = json.loads(raw)
+        if isinstance(line, dict) and "step" in line:
+            return line
+    raise TrainingError(
+        f"{path} has a line that is no record of a step: {raw[:40]!r}; it was changed after it was written: "
+        f"delete that line, and repeat the command"
+    )
 
 
 def _id_and_size(path: str) -> tuple[int, int]:

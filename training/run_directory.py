@@ -31,6 +31,7 @@ from training.batches_config import skipped_until
 from training.config import RunConfig
 from training.copies import Copies
 from training.data import TrainingData
+from training.following import parsed
 
 FREE_SETTINGS = (
     "name",
@@ -127,7 +128,10 @@ class RunDirectory:
         return Lease(storage.join(self.path, "lease.json"))
 
     def check(self, config: RunConfig, data: TrainingData, *, resume: str) -> None:
-        """Raises UsageError where this directory is not the run's, or may not be gone on with so."""
+        """Raises UsageError where this directory is not the run's, or may not be gone on with so.
+
+        Raises TrainingError where a line of its metrics is damaged.
+        """
         if not resume.isdigit() and resume not in RESUME:
             raise UsageError(
                 f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
@@ -135,6 +139,7 @@ class RunDirectory:
         if storage.exists(self.config):
             done = int(resume) if resume.isdigit() else self.newest_step()
             refuse_mismatch(self._identity(), identity(config, data), self.path, step=done)
+            self.read_metrics()  # a damaged line is met here, before any worker starts
         elif any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path)):
             raise self._foreign()
         has_some = any(manifest.committed(self.checkpoints)) or self._has_copies(config, data)
@@ -285,13 +290,14 @@ def sampled_step(file_name: str) -> int | None:
 
 
 def read_lines(path: str) -> Iterator[dict[str, float]]:
-    """The whole lines of a metrics file; a kill can leave the last one cut off."""
+    """The whole lines of a metrics file; a kill can leave the last one cut off. Raises TrainingError where
+    another is damaged."""
     if not os.path.exists(path):
         return
-    with open(path) as file:
+    with open(path, "rb") as file:
         for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            if line.endswith(b"\n"):
+                yield parsed(line, path)
 
 
 def _as_option(name: str, value: Any) -> tuple[str, bool]:

@@ -1,8 +1,11 @@
 import json
+import time
 from pathlib import Path
 
+import pytest
+
 from infra import storage
-from training.following import Follower
+from training.following import Follower, followed
 
 
 def lines(*steps: int) -> str:
@@ -34,3 +37,17 @@ def test_a_resume_tells_what_comes_after_it_and_nothing_twice(tmp_path: Path) ->
     assert told(follower) == [3]
     storage.write(str(path), lines(1, 2, 3, 4).encode())
     assert told(follower) == [4]
+
+
+def test_a_damaged_line_is_named_and_those_after_it_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    heard: list[float] = []
+    with followed(str(path), lambda line: heard.append(line["step"]), resumed_step=0):
+        path.write_text(lines(1) + '{"step": 2, "lo\n' + lines(3))
+        deadline = time.monotonic() + 10.0
+        while heard != [1, 3] and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert heard == [1, 3]
+    assert "no record of a step" in capsys.readouterr().err

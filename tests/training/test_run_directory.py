@@ -151,6 +151,15 @@ def test_a_line_cut_off_by_a_kill_is_not_read(tmp_path: Path) -> None:
     assert list(read_lines(str(path))) == [{"step": 1, "loss": 0.1}]
 
 
+@pytest.mark.parametrize("line", [b'{"step": 2, "lo\n', b"\0\0\0\n", b"\xff\n", b"2\n"])
+def test_a_damaged_line_of_the_metrics_is_one_sentence(
+    line: bytes, begun: RunDirectory, config: RunConfig, data: TrainingData
+) -> None:
+    Path(begun.metrics).write_bytes(b'{"step": 1}\n' + line + b'{"step": 3}\n')
+    with pytest.raises(TrainingError, match=r"no record of a step.*delete that line"):
+        begun.check(config, data, resume="auto")
+
+
 def test_frames_are_refused_where_tokens_are_needed(frame_set: ShardSet) -> None:
     with pytest.raises(UsageError, match="holds frames, and gpt_tiny learns from tokens"):
         open_data(get_recipe("gpt_tiny"), frame_set.uri)
