@@ -59,14 +59,22 @@ def main() -> None:
         rng = np.random.default_rng(0)
         np.save(codes, rng.integers(0, NUM_CODES, (options.clips, *GRID), dtype=np.uint16))
         for module in options.contenders:
-            contender = _contender(module, Path(scratch) / module)
-            contender.write(codes)
-            workers = (0,) if module == OURS else (0, 2)
-            rows[module] = measure(
-                contender, num_batches=options.clips // BATCH, turns=options.turns, workers=workers
-            )
+            try:
+                rows[module] = _row(module, codes, Path(scratch) / module, options)
+            except Exception as error:  # noqa: BLE001 - the others are not to lose their table by it
+                _say(f"{NAMES[module]} is left out: {error!r}", sys.stderr)
+                continue
             _say(json.dumps({module: rows[module]}), sys.stderr)
     _say(table(rows, options.clips), sys.stdout)
+    if len(rows) < len(options.contenders):
+        sys.exit(1)
+
+
+def _row(module: str, codes: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+    contender = _contender(module, scratch)
+    contender.write(codes)
+    workers = (0,) if module == OURS else (0, 2)
+    return measure(contender, num_batches=options.clips // BATCH, turns=options.turns, workers=workers)
 
 
 def _options() -> argparse.Namespace:
