@@ -129,7 +129,9 @@ def sweep(fs: "AbstractFileSystem", path: str, *, older_than_seconds: float) -> 
         return 0
     bucket, _, prefix = path.partition("/")
     limit = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-    found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", [])
+    found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix and f"{prefix}/").get(
+        "Uploads", []
+    )
     old = [upload for upload in found if upload["Initiated"] < limit]
     for upload in old:
         with contextlib.suppress(FileNotFoundError):  # ended meanwhile

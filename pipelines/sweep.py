@@ -1,9 +1,11 @@
-"""What a sealed set needs no more: span files whose clips are packed, and files that no manifest names."""
+"""What a sealed set needs no more: span files whose clips are packed, files that no manifest names, and what
+killed writers left unfinished."""
 
+import sys
 from dataclasses import dataclass
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import StorageError, UsageError
 from infra.leases import Lease
 from infra.storage import FileInfo
 from pipelines import claim, records, shards
@@ -20,6 +22,8 @@ class Swept:
     kept_units: int
     """Whose rows stay: done for an appending that is not finished, or with scores or clips that are in no
     shard, as was asked for."""
+    unfinished: int
+    """Writes, beside those files, that killed writers never ended; counted once they are removed."""
     of_other_settings: int
     """Of the files, those with rows of settings that the set was made with before, or was to be made with."""
 
@@ -38,6 +42,7 @@ def sweep(uri: str, *, dry_run: bool = False) -> Swept:
         doomed = [file for file in _candidates(shard_set) if file.uri not in unpacked]
         for file in [] if dry_run else doomed:
             storage.delete(file.uri)
+        unfinished = 0 if dry_run else _sweep_unfinished(shard_set.uri)
     manifest = shard_set.manifest
     own = records.place_of(shard_set.uri, manifest.kind, manifest.config["rows"])
     others = [file for file in doomed if file.name.startswith(f"{records.FOLDER}/")]
@@ -45,8 +50,17 @@ def sweep(uri: str, *, dry_run: bool = False) -> Swept:
         files=len(doomed),
         bytes=sum(file.size for file in doomed),
         kept_units=sum(unpacked.values()),
+        unfinished=unfinished,
         of_other_settings=sum(not file.uri.startswith(f"{own}/") for file in others),
     )
+
+
+def _sweep_unfinished(uri: str) -> int:
+    try:
+        return storage.sweep(uri)
+    except StorageError as error:  # a store may refuse to list uploads to whom it lets delete
+        sys.stderr.write(f"unfinished writes stay: {error}\n")
+        return 0
 
 
 def _candidates(shard_set: ShardSet) -> list[FileInfo]:

@@ -34,10 +34,13 @@ class Gc:
             "files": swept.files,
             "bytes": swept.bytes,
             "kept_units": swept.kept_units,
+            "unfinished": swept.unfinished,
             "of_other_settings": swept.of_other_settings,
         }
         verb = "would be removed" if self.dry_run else "removed"
         text = f"{swept.files:,} files ({swept.bytes / MIB:,.1f} MiB) {verb} of {self.shards}"
+        if swept.unfinished:
+            text += f"; {swept.unfinished:,} unfinished writes of killed commands removed, too"
         if swept.of_other_settings:
             text += (
                 f"; {swept.of_other_settings:,} of them hold rows of other settings than the set has now: to "

@@ -1,5 +1,6 @@
 """What a build keeps, adds and does again: the bookkeeping, with rows written by hand in place of Ray's."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -226,6 +227,18 @@ def test_span_files_of_a_sealed_set_are_swept_and_a_rerun_needs_none(out: Path) 
     assert not any(path.exists() for path in files)
     assert build(video_job(out), sources(EARLY)).done_now == 0
     assert build(video_job(out), sources(EARLY + LATER)).done_now == 3 * len(LATER)
+    assert verify(str(out)) == []
+
+
+def test_what_killed_writers_left_unfinished_in_a_set_is_swept_once_it_is_old(out: Path) -> None:
+    old, young = (out / "shards" / f"train.parquet.{digit * 32}.tmp" for digit in "01")
+    for path in (old, young):
+        path.write_bytes(b"cut off")
+    os.utime(old, (0, 0))
+    assert Gc(shards=str(out), dry_run=True).run().summary["unfinished"] == 0
+    assert old.exists()
+    assert Gc(shards=str(out)).run().summary["unfinished"] == 1
+    assert (old.exists(), young.exists()) == (False, True)
     assert verify(str(out)) == []
 
 
