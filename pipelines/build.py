@@ -6,6 +6,7 @@ appends.
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -20,12 +21,13 @@ from pipelines.config import ExtractConfig, Resources
 from pipelines.job import Built, FramesJob, OnProgress, TokenizerRef, VideoJob
 from pipelines.pace import Devices
 from pipelines.shards import ShardSet
-from pipelines.spans import list_videos
+from pipelines.spans import find_videos
 from pipelines.work import frame_work, video_work
 
 
 def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
-    files = list_videos(job.videos)
+    listing = find_videos(job.videos)
+    files = listing.files
     out, settings = storage.absolute(job.out), claim.video_settings(job)
     _check_names(files, job.split.validation, out)
     with ExitStack() as stack:
@@ -35,7 +37,8 @@ def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
             out, files, lambda fresh: _graph(stack, job.resources).inspect(fresh, job.config.limits)
         )
         run = run_on_videos(stack, job.config, job.tokenizer, job.resources)
-        return complete(video_work(job, out, settings, given), run, lease, on_progress)
+        built = complete(video_work(job, out, settings, given), run, lease, on_progress)
+    return replace(built, passed_over=listing.passed_over)
 
 
 def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:

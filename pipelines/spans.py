@@ -67,9 +67,24 @@ class Span:
     """None for the last span of a source, which goes on to its end."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    files: list[FileInfo]
+    """Each once, sorted by name."""
+    passed_over: int
+    """Files of the folders that are no media files by their suffix."""
+
+
 def list_videos(videos: Iterable[str]) -> list[FileInfo]:
-    """Files named by folders, globs and URIs, each once. Raises UsageError where there is none."""
-    found = {file.uri: file for video in videos for file in _expand(storage.absolute(video))}
+    return find_videos(videos).files
+
+
+def find_videos(videos: Iterable[str]) -> Listing:
+    """Files named by folders, globs and URIs. Raises UsageError where there is none."""
+    videos = list(videos)
+    expanded = [_expand(storage.absolute(video)) for video in videos]
+    found = {file.uri: file for taken, _ in expanded for file in taken}
+    others = {file.uri for _, passed_over in expanded for file in passed_over} - found.keys()
     if not found:
         raise UsageError(
             f"no videos in {', '.join(videos) or 'nothing'}; give files, folders, globs or fsspec URIs of "
@@ -83,7 +98,8 @@ def list_videos(videos: Iterable[str]) -> list[FileInfo]:
         raise UsageError(
             f"{twins[0]} and {twins[1]} have one name relative to the folders given; give their parent"
         )
-    return sorted(found.values(), key=lambda file: file.name)
+    files = sorted(found.values(), key=lambda file: file.name)
+    return Listing(files=files, passed_over=len(others))
 
 
 def _check_name(uri: str) -> None:
@@ -161,13 +177,17 @@ def row(record: Source | Span) -> dict[str, Any]:
     return asdict(record)
 
 
-def _expand(video: str) -> list[FileInfo]:
-    """A file, a folder, or a glob, in this order: names may hold brackets."""
+def _expand(video: str) -> tuple[list[FileInfo], list[FileInfo]]:
+    """A file, a folder, or a glob, in this order: names may hold brackets. What is taken, and passed over."""
     one = storage.describe(video)
     if one is not None:
-        return [one]
-    found = [file for file in storage.list_files(video) if _suffix(file.name) in MEDIA_SUFFIXES]
-    return found or (storage.matching(video) if any(sign in video for sign in "*?[") else [])
+        return [one], []
+    taken, others = list[FileInfo](), list[FileInfo]()
+    for file in storage.list_files(video):
+        (taken if _suffix(file.name) in MEDIA_SUFFIXES else others).append(file)
+    if not taken and any(sign in video for sign in "*?["):
+        return storage.matching(video), []
+    return taken, others
 
 
 def _suffix(name: str) -> str:

@@ -45,6 +45,7 @@ def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None
         "pace": built.pace.summary() if built.pace else None,
         "mlflow_run_id": mlflow_run_id,
         "sources_kept": built.sources_kept,
+        "passed_over": built.passed_over,
         "failed_share": round(share, 6),
         "over_failure_budget": over,
         "totals": totals,
@@ -88,6 +89,8 @@ def _rows(built: Built, totals: dict[str, Any]) -> list[tuple[str, str]]:
         ("done now", f"{built.done_now:,} of {built.units:,} units; {built.done_before:,} were done before"),
         ("clips", f"{clips['train']:,} train, {clips['validation']:,} validation"),
     ]
+    if built.passed_over:
+        rows.append(("passed over", f"{built.passed_over:,} files of the folders, for their suffix"))
     if "codes" in totals:
         rows.append(("codes", f"{totals['codes']:,}"))
     if said := built.manifest.sidecar:

@@ -8,7 +8,16 @@ import pytest
 
 from infra.errors import UsageError
 from pipelines.config import SplitConfig
-from pipelines.spans import SOURCE_SCHEMA, Source, held_out, identify, list_videos, row, span_table
+from pipelines.spans import (
+    SOURCE_SCHEMA,
+    Source,
+    find_videos,
+    held_out,
+    identify,
+    list_videos,
+    row,
+    span_table,
+)
 
 
 def identified(folder: Path) -> dict[str, str]:
@@ -65,6 +74,12 @@ def test_a_changed_byte_at_the_start_middle_or_end_changes_the_id(folder: Path, 
 def test_a_folder_a_glob_and_a_file_name_each_video_once(folder: Path) -> None:
     named = list_videos([str(folder), f"{folder}/*.mp4", str(folder / "a.mp4")])
     assert sorted(file.name for file in named) == ["a.mp4", "sub/a.mp4"]
+
+
+def test_files_of_a_folder_that_are_passed_over_for_their_suffix_are_counted(folder: Path) -> None:
+    assert find_videos([str(folder), f"{folder}/"]).passed_over == 1
+    assert find_videos([str(folder), str(folder / "notes.txt")]).passed_over == 0
+    assert find_videos([f"{folder}/*.mp4"]).passed_over == 0
 
 
 def test_two_files_of_one_name_are_refused(folder: Path) -> None:
