@@ -105,11 +105,17 @@ class DecodingProcess:
         except (TimeoutError, ConnectionError):
             ready = b""
         self._socket.settimeout(self._limits.still_seconds / POLLS)
-        if ready:
-            return
+        if ready or self._was_killed_at_start():
+            return  # of the latter, whoever asks it is told
         reason = (self._last_words().strip().splitlines() or ["no word why"])[-1]
         self.kill()
         raise _cannot_start(reason)
+
+    def _was_killed_at_start(self) -> bool:
+        try:
+            return self._process.wait(1.0) == -signal.SIGKILL
+        except subprocess.TimeoutExpired:
+            return False
 
     def _explain_end(self) -> Answer:
         try:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.faults]
 
 TOLERANCES = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3}
 """Relative, of any loss."""
-WEIGHT_TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
+WEIGHT_TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 5e-2}
 """Of the largest difference between two weights of one parameter, to the largest weight in it."""
 STOP = "os.kill(os.getpid(), signal.SIGTERM)"
 IN_MID_ACCUMULATION = """
