@@ -190,7 +190,7 @@ def _spilled(
 ) -> Iterator[Iterator[tuple[tuple[Bucket, int], pa.Table]]]:
     """Gives every shard's clips, one shard at a time, in the order of their hashes."""
     schema = clip_schema(recipe.kind)
-    with scratch.folder() as folder, scratch.many_files():
+    with scratch.many_files(), scratch.folder() as folder:
         sinks: dict[tuple[Bucket, int], pa.ipc.RecordBatchStreamWriter] = {}
         for clips in (table for origin in origins for table in origin.clips()):
             for shard, rows in _by_shard(clips, recipe, survey).items():

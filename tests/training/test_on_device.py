@@ -19,6 +19,7 @@ def test_a_model_for_which_a_device_has_no_room_is_used_on_the_host() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_model_is_used_on_the_device_and_is_on_the_host_afterwards() -> None:
     model = nn.Linear(2, 2)
     weights = model.weight.detach().clone()
