@@ -6,7 +6,6 @@ would vanish with the job's working directory, and passwords, which would stay i
 
 import dataclasses
 import os
-import re
 import shlex
 import sys
 import typing
@@ -20,6 +19,7 @@ from infra import jobs, storage
 from infra.commit import COMMIT_VARIABLE, code_commit
 from infra.errors import UsageError
 from infra.model_version import is_ref
+from infra.passwords import holds_password, require_no_password
 from reelgpt import main
 from reelgpt.command import Outcome, Place
 from reelgpt.console import console
@@ -29,8 +29,6 @@ TRACKED = ("demo", "models", "train")
 
 PASSED_ON = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME")
 """Where things are, never how to get in: the cluster has credentials of its own."""
-
-PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +104,7 @@ def require_portable(command: Sequence[str]) -> None:
         raise UsageError("submit needs a command after `--`, such as `reelgpt submit -- tokenize ...`")
     if command[0] == "submit":
         raise UsageError("a job cannot submit itself; give the command that the cluster shall run")
-    secret = next((word for word in command if PASSWORD.search(word)), None)
+    secret = next((word for word in command if holds_password(word)), None)
     if secret:
         place = secret.rpartition("@")[2]
         raise UsageError(f"the URI of {place} holds a password, which jobs record; give the cluster one")
@@ -139,12 +137,7 @@ def _require_lasting_store(name: str) -> None:
 
 def _environment() -> dict[str, str]:
     passed_on = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-    for name, value in passed_on.items():
-        if PASSWORD.search(value):
-            raise UsageError(
-                f"{name} has a password in it, which jobs record; set MLFLOW_TRACKING_USERNAME and "
-                f"MLFLOW_TRACKING_PASSWORD on the cluster instead"
-            )
+    require_no_password(passed_on, kept="jobs record", instead="on the cluster")
     return {**passed_on, COMMIT_VARIABLE: code_commit()}
 
 

@@ -1,12 +1,11 @@
 """What workers bring back to the command that launched them, and what they must know of it."""
 
 import os
-import re
 from collections.abc import Callable
 from typing import Any
 
 from infra import commit, errors, tracking
-from infra.errors import ReelgptError, StorageError, TrainingError, UsageError
+from infra.errors import ReelgptError, StorageError, TrainingError
 from training.job import Job
 from training.run_directory import RunDirectory
 from training.watchdog import verdict_in
@@ -14,7 +13,6 @@ from training.watchdog import verdict_in
 Summary = dict[str, Any]
 
 PASSED_ON = ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME")
-PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 def answer_of(work: Callable[[Job], Summary], job: Job) -> dict[str, Any]:
@@ -45,15 +43,6 @@ def surroundings() -> dict[str, str]:
         "MLFLOW_TRACKING_URI": tracking.tracking_uri(),
         commit.COMMIT_VARIABLE: commit.code_commit(),
     }
-
-
-def require_no_password(environment: dict[str, str]) -> None:
-    for name, value in environment.items():
-        if PASSWORD.search(value):
-            raise UsageError(
-                f"{name} has a password in it, which Ray records; set MLFLOW_TRACKING_USERNAME and "
-                f"MLFLOW_TRACKING_PASSWORD where the workers run instead"
-            )
 
 
 def require_no_hang(job: Job) -> None:

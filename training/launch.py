@@ -20,8 +20,9 @@ from typing import Literal
 
 from infra import storage
 from infra.errors import ReelgptError, Stopped, UsageError
+from infra.passwords import require_no_password
 from training import announced
-from training.answers import Summary, require_no_password, surroundings
+from training.answers import Summary, surroundings
 from training.config import RunConfig
 from training.copies import bring_owed
 from training.data import TrainingData, open_data
@@ -128,7 +129,7 @@ def _choose(launcher: Launcher, config: RunConfig) -> Callable[[Job], Summary]:
     if launcher == "ray" and not find_spec("ray"):
         raise UsageError("--launcher ray needs Ray, which is not installed here; give --launcher torchrun")
     if launcher == "ray":
-        require_no_password(surroundings())
+        require_no_password(surroundings(), kept="Ray records", instead="where the workers run")
     elif config.min_workers is not None:
         raise UsageError(
             f"--min-workers {config.min_workers} has no effect under --launcher {launcher}, whose workers "
