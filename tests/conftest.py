@@ -38,3 +38,19 @@ def tokenizer_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
         str(place), Tokenizer(TokenizerConfig(base_channels=8, num_heads=1)), lineage={}, card="untrained"
     )
     return str(place)
+
+
+@pytest.fixture(scope="module")
+def _mlflow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture
+def mlflow_database(
+    own_place: None,  # noqa: ARG001
+    _mlflow_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """One database for all tests of a file: making one takes seconds. The first to connect makes it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{_mlflow_folder}/mlflow.db")
+    return _mlflow_folder / "mlflow.db"

@@ -20,21 +20,6 @@ LINEAGE = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture
-def _database(
-    own_place: None,  # noqa: ARG001
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One database for all tests here: making one takes seconds."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-
-
 def make_bundle(folder: Path, fingerprint: str = "a" * 64) -> str:
     record = {"kind": "gpt", "fingerprint": fingerprint, "tasks": ["continue", "generate"]}
     (folder / "tokenizer").mkdir(parents=True)
@@ -118,7 +103,7 @@ def test_a_registry_that_does_not_exist_yet_has_no_versions_and_is_not_made_by_a
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_registered_bundle_comes_back_whole_with_its_lineage(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "model")
     run_id = finished_run(2.5)
@@ -144,7 +129,7 @@ def test_a_registered_bundle_comes_back_whole_with_its_lineage(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_registering_twice_gives_one_version_and_undoes_no_promotion(tmp_path: Path) -> None:
     run_id = finished_run(2.5)
     first = make_bundle(tmp_path / "first", "b" * 64)
@@ -163,7 +148,7 @@ def test_registering_twice_gives_one_version_and_undoes_no_promotion(tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_repeated_call_moves_the_alias_that_a_kill_left_on_the_version_before(tmp_path: Path) -> None:
     run_id = finished_run(2.5)
     first, second = make_bundle(tmp_path / "1", "e" * 64), make_bundle(tmp_path / "2", "f" * 64)
@@ -176,7 +161,7 @@ def test_a_repeated_call_moves_the_alias_that_a_kill_left_on_the_version_before(
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 @pytest.mark.parametrize("last_deed", ["_as_local_folder", "_make_output", "_create_version"])
 def test_a_repeated_call_goes_on_with_the_logged_model_that_a_stopped_one_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_deed: str
@@ -201,7 +186,7 @@ def test_a_repeated_call_goes_on_with_the_logged_model_that_a_stopped_one_left(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_search_joins_versions_with_metrics_params_and_aliases(tmp_path: Path) -> None:
     for number, val_loss in enumerate((2.0, 3.0, 4.0), start=1):
         bundle = make_bundle(tmp_path / str(number), str(number) * 64)
@@ -225,7 +210,7 @@ def test_a_search_joins_versions_with_metrics_params_and_aliases(tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
     registry.register(make_bundle(tmp_path / "model"), name="known", alias="champion")
     with pytest.raises(RegistryError, match=r"has no model 'unknown'; its models: .*known"):

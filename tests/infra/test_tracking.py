@@ -30,21 +30,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture
-def _database(
-    own_place: None,  # noqa: ARG001
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One database for all tests here: making one takes seconds."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-
-
 def facts(key: str | None = None, resume_count: int | None = 0, **config: object) -> RunFacts:
     return RunFacts(
         key=key or uuid.uuid4().hex, recipe="gpt_tiny", run_dir="/runs/gpt", config=config or {"steps": 9},
@@ -76,7 +61,7 @@ def test_nested_settings_become_params_with_dots() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_run_holds_what_went_into_it() -> None:
     given = replace(facts(steps=9, model={"num_heads": 4}), shard_sets=(SHARDS, OTHER_SHARDS))
     tracker = Tracker.reach(given)
@@ -107,7 +92,7 @@ def test_a_run_holds_what_went_into_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_killed_run_goes_on_as_the_same_run_with_each_step_once() -> None:
     """Its id was not kept: the key finds it."""
     key = uuid.uuid4().hex
@@ -138,7 +123,7 @@ def test_a_killed_run_goes_on_as_the_same_run_with_each_step_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_run_whose_count_was_lost_goes_on_counting_from_mlflows() -> None:
     key = uuid.uuid4().hex
     counts = [Tracker.reach(facts(key, resume_count=count)).resume_count for count in (0, 1, 1, 3, None, 5)]
@@ -146,7 +131,7 @@ def test_a_run_whose_count_was_lost_goes_on_counting_from_mlflows() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_steps_that_mlflow_took_without_saying_so_are_there_once() -> None:
     """An answer that was lost: who did not hear it says the same again."""
     given = facts()
@@ -158,7 +143,7 @@ def test_steps_that_mlflow_took_without_saying_so_are_there_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_of_two_runs_that_were_made_for_one_key_the_first_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each looked before the other had made its own."""
     given = facts()
@@ -171,7 +156,7 @@ def test_of_two_runs_that_were_made_for_one_key_the_first_is_kept(monkeypatch: p
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_run_that_was_deleted_is_not_begun_anew() -> None:
     given = facts()
     tracker = Tracker.reach(given)
@@ -183,7 +168,7 @@ def test_a_run_that_was_deleted_is_not_begun_anew() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_picture_is_shown_once_at_its_step(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -199,14 +184,14 @@ def test_a_picture_is_shown_once_at_its_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_a_run_that_the_server_does_not_know_is_named_with_the_remedy() -> None:
     with pytest.raises(RegistryError, match=r"has no run 0{32}.*set MLFLOW_TRACKING_URI"):
         Tracker.reach(facts(), "0" * 32)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_artifacts_that_cannot_be_kept_are_named(tmp_path: Path) -> None:
     tracker = Tracker.reach(facts())
     with pytest.raises(RegistryError, match="did not take the picture samples of step 1"):

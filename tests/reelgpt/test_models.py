@@ -28,21 +28,6 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     return run
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture
-def _database(
-    own_place: None,  # noqa: ARG001
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One database for all tests here: making one takes seconds."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-
-
 @pytest.fixture
 def shard_set(tmp_path: Path) -> str:
     """A sealed set of two sources; nothing else of it is asked for here."""
@@ -75,7 +60,7 @@ def bundle(tmp_path: Path, shard_set: str) -> str:
 
 
 @pytest.fixture
-def run_id(_database: None) -> str:
+def run_id(mlflow_database: Path) -> str:  # noqa: ARG001
     facts = RunFacts(
         key="t",
         recipe="tokenizer_tiny",
@@ -105,7 +90,7 @@ def test_a_listed_version_resolves_to_run_shard_set_and_source_videos(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_sources_that_cannot_be_read_any_more_say_why(cli: Cli, bundle: str) -> None:
     lineage = {"shard_set": {"uri": "/gone/tokens", "fingerprint": "5" * 64}}
     Path(bundle, "lineage.json").write_text(json.dumps(lineage))
@@ -127,7 +112,7 @@ def test_search_show_and_promote_agree_on_a_version(cli: Cli, bundle: str, run_i
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_an_exported_bundle_is_the_registered_one_and_is_copied_once(
     cli: Cli, bundle: str, tmp_path: Path
 ) -> None:
@@ -166,7 +151,7 @@ def test_a_row_shows_how_good_a_model_is_before_anything_else() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_people_see_a_table_and_a_tree(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
     main.main(["models", "register", bundle, "--name", "seen", "--alias", "champion"])
     for action in (["list"], ["show", "seen@champion"], ["lineage", "seen"]):
@@ -175,7 +160,7 @@ def test_people_see_a_table_and_a_tree(bundle: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_database")
+@pytest.mark.usefixtures("mlflow_database")
 def test_wrong_questions_end_with_2_and_missing_versions_with_1(cli: Cli) -> None:
     assert cli("search", "val_loss <")[0] == 2
     assert cli("show", "models:/a/b/c")[0] == 2

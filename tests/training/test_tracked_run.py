@@ -37,22 +37,12 @@ def run(frame_set: ShardSet, run_dir: str, database: Path) -> Run:  # noqa: ARG0
     return Run(config=config, data=data, objective=objective, ranks=Ranks(), attempt=attempt)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mlflow")
-
-
 @pytest.fixture
-def database(
-    own_place: None,  # noqa: ARG001
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    """One for all tests here: making one takes seconds. It has its tables."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+def database(mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """It has its tables."""
     monkeypatch.setattr("training.sending.RETRY_SECONDS", 0.2)
     tracking.connect()
-    return folder / "mlflow.db"
+    return mlflow_database
 
 
 @contextmanager
