@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from infra.errors import ClusterError
 from infra.hashing import MIB
+from infra.signals import STOPPING
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 STDERR = 2
@@ -66,7 +67,7 @@ def _undisturbed() -> Iterator[None]:
     def hear(number: int, _: FrameType | None) -> None:
         heard.append(number)
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, hear) for number in STOPPING}
     try:
         yield
     finally:

@@ -8,48 +8,37 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from infra import storage
+from infra.signals import FirstSignal, heard_by
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ASK_SECONDS = 5.0
-ECHO_SECONDS = 1.0
-"""A terminal's Ctrl-C reaches a worker directly and once more through its launcher: that is one signal."""
 
 
 class StopRequest:
     def __init__(self, file: str | None = None, *, preempted: Callable[[], bool] | None = None) -> None:
         """`preempted`: whether the machine is about to be taken away, answered to all workers alike."""
         self._file = file
-        self._first_signal: float | None = None
+        self._signal = FirstSignal(_tell)
         self._preempted = preempted
         self._last_asked = time.monotonic()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside, signals ask for a stop; a second one exits at once. Only the main thread hears them."""
-        if threading.current_thread() is not threading.main_thread():
+        with heard_by(self._signal.hear):
             yield
-            return
-        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def ask(self) -> None:
         """As if a signal had come."""
-        self._first_signal = time.monotonic()
+        self._signal.count_as_come()
 
     def is_wanted(self) -> bool:
-        return self._first_signal is not None or (self._file is not None and os.path.exists(self._file))
+        return self._signal.has_come or (self._file is not None and os.path.exists(self._file))
 
     @property
     def is_heard_here(self) -> bool:
@@ -65,15 +54,9 @@ class StopRequest:
         self._last_asked = time.monotonic()
         return self._preempted is not None and self._preempted()
 
-    def _hear(self, number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._first_signal is None:
-            self._first_signal = now
-            sys.stderr.write(
-                "stopping at the end of this step, once it is saved; a second signal exits at once\n"
-            )
-        elif now - self._first_signal > ECHO_SECONDS:
-            os._exit(128 + number)
+
+def _tell() -> None:
+    sys.stderr.write("stopping at the end of this step, once it is saved; a second signal exits at once\n")
 
 
 def die_with_parent() -> None:

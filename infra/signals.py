@@ -1,0 +1,52 @@
+"""SIGTERM and SIGINT as a wish to stop: the first one is told, a second one exits at once."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+ECHO_SECONDS = 1.0
+"""A terminal's Ctrl-C may reach a process once more through whoever started it: that is one signal."""
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+class FirstSignal:
+    """`on_first` is called when the first signal comes, in the handler: it may raise."""
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self._came_at: float | None = None
+
+    @property
+    def has_come(self) -> bool:
+        return self._came_at is not None
+
+    def count_as_come(self) -> None:
+        """As if it had, without a word: the next one exits."""
+        self._came_at = time.monotonic()
+
+    def hear(self, number: int, _: FrameType | None) -> None:
+        if self._came_at is None:
+            self._came_at = time.monotonic()
+            self._on_first()
+        elif time.monotonic() - self._came_at > ECHO_SECONDS:
+            os._exit(128 + number)
+
+
+@contextmanager
+def heard_by(handler: Handler) -> Iterator[None]:
+    """Inside, `handler` hears the signals; those of before do again after. Only the main thread hears any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
