@@ -22,9 +22,8 @@ what there was to do it with, where its pace is of interest."""
 
 def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -> Built:
     """Does the units without a row, then seals; does nothing where all that is asked for is sealed."""
-    started = time.perf_counter()
+    started, units = time.perf_counter(), work.units.num_rows
     if work.there and work.is_sealed():
-        units = len(work.ids)
         on_progress(units, units, "")
         return Built(
             manifest=work.there.manifest,
@@ -35,7 +34,7 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
             sources_kept=work.sources_kept,
         )
     missing = missing_of(work)
-    count = num_done = len(work.ids) - missing.num_rows
+    count = num_done = units - missing.num_rows
 
     meter, pace = Meter(), None
 
@@ -43,22 +42,22 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
         nonlocal count
         meter.add(rows)
         count += rows.num_rows
-        on_progress(count, len(work.ids), "")
+        on_progress(count, units, "")
 
-    on_progress(count, len(work.ids), "starting")
+    on_progress(count, units, "starting")
     if missing.num_rows:
         devices = run(missing, work.place, watch)
         pace = _pace(meter, devices, work) if devices else None
     _check_complete(work)
-    on_progress(len(work.ids), len(work.ids), "packing")
+    on_progress(units, units, "packing")
     merge_small_files(work.place)
     manifest = pack(work.out, work.recipe, work.parts(), lease)
     if pace is not None:
         record(work.out, pace)
-    on_progress(len(work.ids), len(work.ids), "")
+    on_progress(units, units, "")
     return Built(
         manifest=manifest,
-        units=len(work.ids),
+        units=units,
         done_before=num_done,
         done_now=missing.num_rows,
         seconds=time.perf_counter() - started,
