@@ -48,7 +48,7 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
     if missing.num_rows:
         devices = run(missing, work.place, watch)
         pace = _pace(meter, devices, work) if devices else None
-    _check_complete(work)
+        _check_complete(work)
     on_progress(units, units, "packing")
     merge_small_files(work.place)
     manifest = pack(work.out, work.recipe, work.parts(), lease)
