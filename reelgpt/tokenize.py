@@ -1,32 +1,21 @@
 """`reelgpt tokenize`: videos or frame shards to token shards."""
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
 
-import tyro
 from tyro.conf import Positional
 
 from infra.errors import ConfigError, UsageError
 from model.config import TokenizerConfig
 from pipelines.build import build_from_frames, build_from_videos
-from pipelines.config import (
-    DecodeLimits,
-    DuplicateConfig,
-    ExtractConfig,
-    FilterConfig,
-    PackConfig,
-    Resources,
-    SamplingConfig,
-    SplitConfig,
-)
+from pipelines.config import Keep
 from pipelines.derive import derive
-from pipelines.job import DeriveJob, FramesJob, TokenizerRef, VideoJob
+from pipelines.job import FramesJob, TokenizerRef
 from pipelines.shards import ShardSet
-from pipelines.sidecar import Sidecar
-from reelgpt import shard_summary, tracked_build
-from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
+from reelgpt import shard_summary
+from reelgpt.command import InputUri, Outcome, find_bundle
 from reelgpt.console import track
 from reelgpt.given_set import given_set, refuse_without_effect
+from reelgpt.set_command import SetCommand
 from reelgpt.stopping import stoppable
 
 IN_THE_FRAMES = (
@@ -46,7 +35,7 @@ IN_THE_CODES = ("tokenizer", "keep_rejected", "max_failed", "sampling", "limits"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tokenize:
+class Tokenize(SetCommand):
     """Videos or frame shards to token shards, by a Ray Data graph. Repeating the command does what is
     missing; with more videos it appends. From token shards it derives others, as without some sources.
 
@@ -58,35 +47,13 @@ class Tokenize:
     tokenizer: InputUri | None = None
     """A tokenizer's bundle: a path, an fsspec URI, models:/NAME/VERSION or models:/NAME@ALIAS. A set of
     tokens brings its own."""
-    out: OutputUri
-    """The shard set to make."""
     validation: tuple[str, ...] = ()
     """Names of the sources to hold out; by default the share below. A set of frames brings its own split."""
-    validation_share: float = SplitConfig().validation_share
-    """Share of the sources to hold out."""
     exclude: tuple[str, ...] = ()
     """Names or URIs of sources to leave out of the set of tokens given."""
     keep_rejected: bool = False
     """Keep the codes of rejected clips beside the set, of all that is decoded from now on, so that thresholds
     can be loosened, too, without decoding again."""
-    sidecar: InputUri | None = None
-    """Parquet, CSV or JSON lines (.jsonl) with a column source, the name or URI of a video, and of label,
-    caption and action (a list of whole numbers) what is known of its clips; start_seconds and end_seconds
-    limit a row to the clips whose middle lies between them, and the narrowest row counts."""
-    redo: bool = False
-    """Do again what these settings ask for where OUT was made with others; rows that still fit are kept."""
-    max_failed: float = 0.1
-    """Share of the sources that may fail before the exit code is 3."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    filters: FilterConfig = field(default_factory=FilterConfig)
-    duplicates: DuplicateConfig = field(default_factory=DuplicateConfig)
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    pack: PackConfig = field(default_factory=PackConfig)
-    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
-    track: bool = True
-    """Record counts and speed in MLflow, where MLFLOW_TRACKING_URI is set or an mlflow.db is here."""
-    json: bool = False
-    """One JSON object as the last line of stdout."""
 
     def run(self) -> Outcome:
         shard_summary.check_budget(self.max_failed)
@@ -94,13 +61,14 @@ class Tokenize:
         self._check_effects(given)
         with stoppable(), track("tokenize") as bar:
             if given is None:
-                built = build_from_videos(self._video_job(), bar.update)
+                keep: Keep = "all" if self.keep_rejected else "kept"
+                job = self.video_job(self.inputs, keep=keep, tokenizer=tokenizer_of(self.tokenizer))
+                built = build_from_videos(job, bar.update)
             elif given.manifest.kind == "frames":
                 built = build_from_frames(self._frames_job(given), bar.update)
             else:
-                built = derive(self._derive_job(given), bar.update)
-        run_id = tracked_build.record("tokenize", built, self.out) if self.track else None
-        return shard_summary.outcome(built, self.out, self.max_failed, run_id)
+                built = derive(self.derive_job(given), bar.update)
+        return self.outcome("tokenize", built)
 
     def _check_effects(self, given: ShardSet | None) -> None:
         default = Tokenize(inputs=(), out="")
@@ -121,38 +89,6 @@ class Tokenize:
             pack=self.pack,
             resources=self.resources,
             redo=self.redo,
-        )
-
-    def _derive_job(self, tokens: ShardSet) -> DeriveJob:
-        return DeriveJob(
-            base=tokens.uri,
-            out=self.out,
-            exclude=self.exclude,
-            filters=self.filters,
-            duplicates=self.duplicates,
-            split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
-            pack=self.pack,
-            sidecar=Sidecar.read(self.sidecar) if self.sidecar else None,
-            redo=self.redo,
-        )
-
-    def _video_job(self) -> VideoJob:
-        return VideoJob(
-            videos=self.inputs,
-            out=self.out,
-            config=ExtractConfig(
-                sampling=self.sampling,
-                filters=self.filters,
-                limits=self.limits,
-                keep="all" if self.keep_rejected else "kept",
-            ),
-            duplicates=self.duplicates,
-            sidecar=Sidecar.read(self.sidecar) if self.sidecar else None,
-            split=SplitConfig(validation=self.validation, validation_share=self.validation_share),
-            pack=self.pack,
-            resources=self.resources,
-            redo=self.redo,
-            tokenizer=tokenizer_of(self.tokenizer),
         )
 
 
