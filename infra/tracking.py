@@ -24,7 +24,7 @@ from infra.mlflow_store import tracking_uri as tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 RUN_KEY_TAG = "reelgpt.run_key"
 RUN_DIR_TAG = "reelgpt.run_dir"
@@ -269,8 +269,19 @@ def _log_shard_sets(client: "MlflowClient", run_id: str, shard_sets: Iterable[Sh
         )
         for shard_set in shard_sets
     ]
-    client.log_inputs(run_id, inputs)
+    _log_inputs(client, run_id, inputs)
     client.set_tag(run_id, FINGERPRINT_TAG, ",".join(shard_set.fingerprint for shard_set in shard_sets))
+
+
+def _log_inputs(client: "MlflowClient", run_id: str, inputs: "list[DatasetInput]") -> None:
+    """MLflow refuses one of two that name a new dataset at once; asked again, it finds the other's."""
+    from mlflow.exceptions import MlflowException
+
+    for _ in inputs:
+        with contextlib.suppress(MlflowException):
+            client.log_inputs(run_id, inputs)
+            return
+    client.log_inputs(run_id, inputs)
 
 
 def _picture_key(name: str, step: int) -> str:

@@ -2,7 +2,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +183,22 @@ def test_a_picture_is_shown_once_at_its_step(tmp_path: Path) -> None:
     files = [file.path for file in connect().list_artifacts(resumed.run_id, "images")]
     assert len([file for file in files if "+step+10+" in file and file.endswith(".png")]) == 1
     assert len([file for file in files if "+step+20+" in file and file.endswith(".png")]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mlflow_database")
+def test_runs_that_start_at_once_share_a_new_dataset() -> None:
+    def start(fingerprint: str) -> Tracker:
+        all_are_here.wait(60)
+        data = ShardSetInput(uri="/data/new", fingerprint=fingerprint)
+        return Tracker.reach(replace(facts(), shard_sets=(data,)))
+
+    all_are_here = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as pool:
+        for fingerprint in ("1" * 64, "2" * 64, "3" * 64):
+            runs = [connect().get_run(run.run_id) for run in pool.map(start, [fingerprint] * 4)]
+            digests = [dataset.dataset.digest for run in runs for dataset in run.inputs.dataset_inputs]
+            assert digests == [fingerprint[:36]] * 4
 
 
 @pytest.mark.slow
