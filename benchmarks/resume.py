@@ -85,10 +85,10 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
     import torch
 
     from benchmarks.step_contenders import Shape, our_parts
-    from training import checkpoints
-    from training.connection import connect
-    from training.engine import Engine
+    from training.engine.connection import connect
+    from training.engine.engine import Engine
     from training.objectives import Learner
+    from training.saving import checkpoints
 
     torch.set_num_threads(1)
     shape = Shape(**SIZES[size], grid=(4, 4, 4), clips=1, dtype="fp32", compile=False)

@@ -32,16 +32,17 @@ import pyarrow as pa
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipelines import claim, inventory, records  # noqa: E402
-from pipelines.build import build_from_videos, take  # noqa: E402
-from pipelines.completion import missing_of  # noqa: E402
+from pipelines import records  # noqa: E402
+from pipelines.building import claim, inventory  # noqa: E402
+from pipelines.building.build import build_from_videos, take  # noqa: E402
+from pipelines.building.completion import missing_of  # noqa: E402
+from pipelines.building.job import TokenizerRef, VideoJob  # noqa: E402
+from pipelines.building.work import Work, video_work  # noqa: E402
 from pipelines.config import ExtractConfig, FilterConfig, PackConfig, Resources, SplitConfig  # noqa: E402
-from pipelines.job import TokenizerRef, VideoJob  # noqa: E402
-from pipelines.merging import merge_small_files  # noqa: E402
-from pipelines.pack import pack  # noqa: E402
+from pipelines.packing.merging import merge_small_files  # noqa: E402
+from pipelines.packing.pack import pack  # noqa: E402
+from pipelines.selection.verdicts import thresholds_key  # noqa: E402
 from pipelines.spans import SOURCE_SCHEMA, list_videos, span_table  # noqa: E402
-from pipelines.verdicts import thresholds_key  # noqa: E402
-from pipelines.work import Work, video_work  # noqa: E402
 
 SPANS_PER_SOURCE = 10
 SPANS_PER_FILE = 16

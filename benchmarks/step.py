@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.peers import peer_python
 from benchmarks.step_contenders import CODES, CONTENDERS, LEVELS, NEEDS_FP32, Shape
 from model.vocabulary import Vocabulary
+from training.configs.objective import GPTShape
 from training.flops import peak_tflops, training_flops_per_token
-from training.objective_config import GPTShape
 
 PEERS = ("transformers==5.24.0", "accelerate==1.15.0")
 SHAPES = {

@@ -51,8 +51,8 @@ def our_parts(shape: Shape) -> tuple[Any, Any, list[Any]]:
     import numpy as np
 
     from model.vocabulary import Vocabulary
-    from training.batches_config import BatchesConfig
-    from training.objective_config import GPTShape, PredictConfig
+    from training.configs.batches import BatchesConfig
+    from training.configs.objective import GPTShape, PredictConfig
     from training.objectives import Predict
     from training.recipes import get_recipe
 
@@ -99,12 +99,12 @@ def bare(shape: Shape) -> Iterator[None]:
 
 def reelgpt(shape: Shape, zero_stage: int) -> Iterator[None]:
     """Our loop as a run has it: examples made ahead, counts exchanged, DeepSpeed, metrics each tenth step."""
-    from training.connection import connect
-    from training.engine import Engine
+    from training.engine.connection import connect
+    from training.engine.engine import Engine
+    from training.launching.stopping import StopRequest
+    from training.launching.watchdog import Pulse
     from training.loop import Progress, run_steps
     from training.objectives import Learner
-    from training.stopping import StopRequest
-    from training.watchdog import Pulse
 
     config, objective, clips = our_parts(shape)
     engine_config = dataclasses.replace(

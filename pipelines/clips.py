@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from pipelines.config import SamplingConfig
-from pipelines.decode import Decoded
-from pipelines.shots import find_cuts
+from pipelines.decoding.decode import Decoded
+from pipelines.selection.shots import find_cuts
 from pipelines.spans import Span
 
 

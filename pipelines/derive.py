@@ -10,18 +10,18 @@ import pyarrow as pa
 
 from infra import configs, storage
 from infra.errors import UsageError
-from pipelines import claim
-from pipelines.build import take
+from pipelines.building import claim
+from pipelines.building.build import take
+from pipelines.building.job import Built, DeriveJob, OnProgress
+from pipelines.building.work import with_split
 from pipelines.config import DuplicateConfig, FilterConfig, PackConfig, SplitConfig
-from pipelines.duplicates import counts_more
-from pipelines.filters import is_tighter
-from pipelines.job import Built, DeriveJob, OnProgress
-from pipelines.origins import ShardOrigin
-from pipelines.pack import Parts, Recipe, pack
+from pipelines.packing.origins import ShardOrigin
+from pipelines.packing.pack import Parts, Recipe, pack
+from pipelines.selection.duplicates import counts_more
+from pipelines.selection.filters import is_tighter
+from pipelines.selection.verdicts import duplicates_of, filters_of
 from pipelines.shards import ShardSet
 from pipelines.spans import held_out, validation_of
-from pipelines.verdicts import duplicates_of, filters_of
-from pipelines.work import with_split
 
 
 def derive(job: DeriveJob, on_progress: OnProgress) -> Built:

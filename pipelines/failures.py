@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 
 from infra import configs, storage
 from infra.errors import UsageError
-from pipelines import claim, records
-from pipelines.build import run_on_videos, take
-from pipelines.completion import complete
+from pipelines import records
+from pipelines.building import claim
+from pipelines.building.build import run_on_videos, take
+from pipelines.building.completion import complete
+from pipelines.building.job import Built, OnProgress, TokenizerRef
+from pipelines.building.work import retry_work
 from pipelines.config import DecodeLimits, Resources
 from pipelines.error_classes import ERROR_CLASSES
-from pipelines.job import Built, OnProgress, TokenizerRef
 from pipelines.shards import Manifest, ShardSet
-from pipelines.work import retry_work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from infra.errors import ConfigError
 from infra.storage import FileInfo
-from pipelines import claim, outcomes, records, stages, tables
+from pipelines import records, tables
+from pipelines.building import claim, outcomes, stages
+from pipelines.building.inventory import FILE_COLUMNS
+from pipelines.building.job import TokenizerRef
+from pipelines.building.tokenizing import Encoder
 from pipelines.config import ExtractConfig
-from pipelines.inventory import FILE_COLUMNS
-from pipelines.job import TokenizerRef
 from pipelines.shards import Kind, clip_schema
 from pipelines.spans import Span, list_videos, span_table
-from pipelines.tokenizing import Encoder
 
 SECONDS_PER_HOUR = 3600
 Row = dict[str, Any]

@@ -8,7 +8,8 @@ from infra import storage
 from infra.errors import StorageError, UsageError
 from infra.leases import Lease
 from infra.storage import FileInfo
-from pipelines import claim, records, shards
+from pipelines import records, shards
+from pipelines.building import claim
 from pipelines.shards import ShardSet
 from pipelines.tables import read_table
 

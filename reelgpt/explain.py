@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from infra import hashing, storage
 from infra.errors import UsageError
-from pipelines.distributions import distributions
+from pipelines.selection.distributions import distributions
 from pipelines.shards import ShardSet
 from reelgpt import score_table
 from reelgpt.command import InputUri, Outcome, OutputUri
@@ -103,7 +103,7 @@ def _facts(shard_set: ShardSet, row: dict[str, Any], split: str) -> dict[str, An
 
 def _uri_of(shard_set: ShardSet, source_id: str) -> str:
     """Where the source was last."""
-    from pipelines import inventory
+    from pipelines.building import inventory
 
     sources = shard_set.sources()
     of_clip = sources.filter(pc.equal(sources.column("source_id"), source_id))
@@ -114,7 +114,7 @@ def _uri_of(shard_set: ShardSet, source_id: str) -> str:
 def _draw(shard_set: ShardSet, row: dict[str, Any], picture: str) -> bool:
     """Says whether the pictures are those that the clip was made of: codes have none of their own, and their
     source gives them again."""
-    from pipelines import deep
+    from pipelines.checking import deep
     from reelgpt.pictures import film_strip
 
     if shard_set.manifest.kind == "frames":

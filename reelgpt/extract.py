@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from infra.errors import ConfigError, UsageError
-from pipelines.build import build_from_videos
+from pipelines.building.build import build_from_videos
 from pipelines.config import Keep
 from pipelines.derive import derive
 from pipelines.shards import ShardSet

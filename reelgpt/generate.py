@@ -117,7 +117,7 @@ class Generate:
         return None
 
     def _make(self, bundle: BundleInfo, recipe: str) -> dict[str, Any]:
-        from pipelines.decode import read_frames
+        from pipelines.decoding.decode import read_frames
 
         num_frames, size = clip_shape(bundle)
         num_given, fps, start = self._num_given(bundle), self._fps(bundle), self.start_seconds

@@ -7,7 +7,8 @@ from typing import Any
 
 from infra import storage
 from infra.errors import ConfigError, UsageError
-from pipelines import claim, records
+from pipelines import records
+from pipelines.building import claim
 from pipelines.shards import MANIFEST, ShardSet
 
 

@@ -12,9 +12,9 @@ from infra import storage
 from infra.errors import UsageError
 from model.bundle import RECORD, BundleInfo, read_bundle
 from model.metrics import psnr
-from pipelines.distributions import distributions
-from pipelines.filters import REJECT_REASONS
-from pipelines.pace import recorded, sentence
+from pipelines.building.pace import recorded, sentence
+from pipelines.selection.distributions import distributions
+from pipelines.selection.filters import REJECT_REASONS
 from pipelines.shards import ShardSet, Split, frames_of
 from reelgpt import score_table
 from reelgpt.pictures import Curve, Frames, chart, film_strip

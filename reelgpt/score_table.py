@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.distributions import QUANTILES, Distribution, Distributions
+from pipelines.selection.distributions import QUANTILES, Distribution, Distributions
 
 SHOWN = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from pipelines.building.job import Built, DeriveJob, TokenizerRef, VideoJob
 from pipelines.config import (
     DecodeLimits,
     DuplicateConfig,
@@ -16,9 +17,8 @@ from pipelines.config import (
     SamplingConfig,
     SplitConfig,
 )
-from pipelines.job import Built, DeriveJob, TokenizerRef, VideoJob
+from pipelines.packing.sidecar import Sidecar
 from pipelines.shards import ShardSet
-from pipelines.sidecar import Sidecar
 from reelgpt import shard_summary, tracked_build
 from reelgpt.command import InputUri, Outcome, OutputUri
 

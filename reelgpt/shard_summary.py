@@ -6,12 +6,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from infra.errors import ConfigError
-from pipelines.claim import scores_alone
-from pipelines.distributions import distributions
+from pipelines.building.claim import scores_alone
+from pipelines.building.job import Built
+from pipelines.building.pace import sentence
 from pipelines.error_classes import ERROR_CLASSES
-from pipelines.filters import REJECT_REASONS
-from pipelines.job import Built
-from pipelines.pace import sentence
+from pipelines.selection.distributions import distributions
+from pipelines.selection.filters import REJECT_REASONS
 from pipelines.shards import ShardSet
 from reelgpt import score_table
 from reelgpt.command import Outcome

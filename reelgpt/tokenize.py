@@ -6,10 +6,10 @@ from tyro.conf import Positional
 
 from infra.errors import ConfigError, UsageError
 from model.config import TokenizerConfig
-from pipelines.build import build_from_frames, build_from_videos
+from pipelines.building.build import build_from_frames, build_from_videos
+from pipelines.building.job import FramesJob, TokenizerRef
 from pipelines.config import Keep
 from pipelines.derive import derive
-from pipelines.job import FramesJob, TokenizerRef
 from pipelines.shards import ShardSet
 from reelgpt import shard_summary
 from reelgpt.command import InputUri, Outcome, find_bundle

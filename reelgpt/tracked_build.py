@@ -8,7 +8,7 @@ import sys
 from infra import storage, tracking
 from infra.errors import RegistryError
 from infra.tracking import ShardSetInput
-from pipelines.job import Built
+from pipelines.building.job import Built
 
 
 def record(command: str, built: Built, out: str) -> str | None:

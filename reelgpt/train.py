@@ -16,9 +16,9 @@ from infra.errors import UsageError
 from reelgpt import main
 from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
 from reelgpt.console import Bar, track
-from training import announced
 from training.config import RunConfig
-from training.launch import Launcher, train
+from training.launching import announced
+from training.launching.launch import Launcher, train
 from training.recipes import RECIPES, get_recipe
 from training.verify_resume import Place, Verdict, verify_resume
 

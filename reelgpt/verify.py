@@ -67,7 +67,7 @@ class Verify:
 
     def _compared(self, uri: str, problems: list[str]) -> dict[str, Any]:
         """Counts of the comparison, whose problems are added to those given."""
-        from pipelines import deep
+        from pipelines.checking import deep
         from pipelines.shards import ShardSet
         from reelgpt.tokenize import tokenizer_of
 
@@ -100,7 +100,7 @@ def _checker(uri: str) -> tuple[str, Callable[[str], list[str]]]:
     it."""
     from model import bundle
     from pipelines import shards
-    from training import checkpoints, manifest
+    from training.saving import checkpoints, manifest
 
     kinds: dict[str, tuple[str, Callable[[str], list[str]]]] = {
         shards.MANIFEST: (SHARD_SET, _verify_shard_set),
@@ -117,7 +117,7 @@ def _checker(uri: str) -> tuple[str, Callable[[str], list[str]]]:
 
 
 def _verify_shard_set(uri: str) -> list[str]:
-    from pipelines.verify import verify
+    from pipelines.checking.verify import verify
 
     with track("verify") as bar:
         return verify(uri, bar.update)

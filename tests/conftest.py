@@ -1,11 +1,23 @@
 """What every test gets: one thread, and an MLflow store and working directory of its own."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.clusters import Cluster, two_node_cluster
+
+WEIGHTS = {"ray": 10, "deepspeed": 3, "faults": 3, "slow": 1}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first: no process is left with a long one at the end."""
+    weights = Counter[Path]()
+    for item in items:
+        weights[item.path] += sum(WEIGHTS.get(marker.name, 0) for marker in item.iter_markers())
+    items.sort(key=lambda item: -weights[item.path])
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import claim, records
-from pipelines.build import take
-from pipelines.completion import RunUnits, Watch, complete
+from pipelines import records
+from pipelines.building import claim
+from pipelines.building.build import take
+from pipelines.building.completion import RunUnits, Watch, complete
+from pipelines.building.job import Built, TokenizerRef, VideoJob
+from pipelines.building.pace import Devices
+from pipelines.building.work import video_work
 from pipelines.config import (
     DuplicateConfig,
     ExtractConfig,
@@ -21,14 +25,11 @@ from pipelines.config import (
     SamplingConfig,
     SplitConfig,
 )
-from pipelines.filters import reject_reason
-from pipelines.job import Built, TokenizerRef, VideoJob
-from pipelines.pace import Devices
+from pipelines.packing.sidecar import Sidecar
+from pipelines.selection.filters import reject_reason
+from pipelines.selection.verdicts import thresholds_key
 from pipelines.shards import Kind, ShardSet
-from pipelines.sidecar import Sidecar
 from pipelines.spans import SOURCE_SCHEMA
-from pipelines.verdicts import thresholds_key
-from pipelines.work import video_work
 
 CLIPS_PER_SPAN = 4
 GRID = (2, 2, 2)

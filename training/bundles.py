@@ -20,8 +20,8 @@ from model.gpt import GPT
 from model.tokenizer import Tokenizer
 from pipelines.shards import ShardSet
 from training.config import RunConfig
+from training.configs.objective import PredictConfig
 from training.data import TrainingData
-from training.objective_config import PredictConfig
 from training.objectives import Predict
 from training.run import Run
 from training.run_directory import RunDirectory

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from infra.configs import check_at_least
 from infra.errors import ConfigError
-from training.batches_config import BatchesConfig
-from training.checkpoints_config import CheckpointsConfig
-from training.engine_config import EngineConfig, OptimizerConfig
-from training.evaluation_config import EvaluationConfig
-from training.objective_config import PredictConfig, ReconstructConfig
-from training.watchdog_config import WatchdogConfig
+from training.configs.batches import BatchesConfig
+from training.configs.checkpoints import CheckpointsConfig
+from training.configs.engine import EngineConfig, OptimizerConfig
+from training.configs.evaluation import EvaluationConfig
+from training.configs.objective import PredictConfig, ReconstructConfig
+from training.configs.watchdog import WatchdogConfig
 
 SEEDS = 1 << 63
 """How many torch tells apart."""

@@ -16,8 +16,8 @@ from model.config import TokenizerConfig
 from model.tasks import Grid, sequence_length
 from pipelines.shards import SPLITS, ShardSet, Split
 from training.config import RunConfig
-from training.objective_config import PredictConfig, ReconstructConfig
-from training.shelf import Shelf
+from training.configs.objective import PredictConfig, ReconstructConfig
+from training.loading.shelf import Shelf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

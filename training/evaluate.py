@@ -18,8 +18,8 @@ from model.tasks import Sequence, Task, collate
 from model.tokenizer import Tokenizer, resize
 from model.vocabulary import Vocabulary
 from training.data import Judged
-from training.on_device import device_of
-from training.shelf import Clip, Shelf, stored_clips
+from training.engine.on_device import device_of
+from training.loading.shelf import Clip, Shelf, stored_clips
 
 MAX_CLIPS = 256
 SSIM_PIXELS = 11

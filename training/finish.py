@@ -1,6 +1,6 @@
 """The end of a run, on rank 0: last measurements, the bundle, the result.
 
-What the registry makes of it is the command's matter: see `training.settling`.
+What the registry makes of it is the command's matter: see `training.launching.settling`.
 """
 
 import statistics
@@ -13,13 +13,13 @@ from infra import storage
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
 from training.bundles import Origin, write_bundle
+from training.engine.on_device import on_device
 from training.evaluate import evaluate_gpt, evaluate_tokenizer
 from training.loop import Progress
 from training.objectives import Predict, assemble
-from training.on_device import on_device
 from training.run import Run
 from training.run_directory import RunDirectory
-from training.tracked_run import Tracking
+from training.tracking.tracked_run import Tracking
 
 
 def finish(

@@ -9,17 +9,17 @@ from functools import partial
 import torch
 
 from infra import storage
-from training.background import Background
 from training.bundles import Origin, export_bundle
-from training.engine import Engine
+from training.engine.engine import Engine
+from training.loading.shelf import stored_clips
 from training.loop import Metrics, mean_losses, require_finite
 from training.objectives import Examples, assemble
 from training.run import Run
 from training.run_directory import Attempt
 from training.samples import drawer
-from training.saving import Saving
-from training.shelf import stored_clips
-from training.tracked_run import Tracking
+from training.saver import Saving
+from training.saving.background import Background
+from training.tracking.tracked_run import Tracking
 
 
 class Evaluation:

@@ -9,16 +9,16 @@ from typing import Protocol
 from torch import Tensor
 
 from infra.errors import TrainingError
-from training.batches import Batches
-from training.engine import Engine
+from training.engine.engine import Engine
+from training.launching.stopping import StopRequest
+from training.launching.watchdog import Pulse
+from training.loading.batches import Batches
+from training.loading.read_ahead import ReadAhead
+from training.loading.samples_digest import chained, digest_halves
 from training.objectives import Examples, generator, torch_seed
 from training.pace import Pace
 from training.ranks import Ranks
-from training.read_ahead import ReadAhead
 from training.run import Run
-from training.samples_digest import chained, digest_halves
-from training.stopping import StopRequest
-from training.watchdog import Pulse
 
 Metrics = dict[str, float]
 
@@ -40,7 +40,7 @@ class Progress:
     units: int = 0
     """Frames or tokens seen, over all ranks."""
     samples_digest: int = 0
-    """Of the ids of all clips seen, in their order: see `training.samples_digest`."""
+    """Of the ids of all clips seen, in their order: see `training.loading.samples_digest`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

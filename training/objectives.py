@@ -22,10 +22,10 @@ from model.token_loss import token_loss
 from model.tokenizer import Tokenizer, to_floats
 from model.vocabulary import PAD, Vocabulary
 from training.config import RunConfig
+from training.configs.objective import PredictConfig, ReconstructConfig
 from training.data import TrainingData
 from training.flops import training_flops_per_token
-from training.objective_config import PredictConfig, ReconstructConfig
-from training.shelf import Clip
+from training.loading.shelf import Clip
 
 Examples = dict[str, Tensor]
 """One micro-batch, as the learner takes it."""

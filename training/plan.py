@@ -11,10 +11,10 @@ from typing import Any, Literal
 from infra.errors import ConfigError
 from model.config import GPTConfig
 from training.config import RunConfig
+from training.configs.engine import EngineConfig
+from training.configs.objective import PredictConfig, ReconstructConfig
 from training.data import TrainingData
-from training.engine_config import EngineConfig
 from training.flops import count_parameters, training_flops_per_token
-from training.objective_config import PredictConfig, ReconstructConfig
 
 STAGES: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
 OFFLOADS = ((False, False), (True, False), (False, True), (True, True))

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from infra.errors import ConfigError
 from model.config import TokenizerConfig
-from training.batches_config import BatchesConfig
-from training.checkpoints_config import CheckpointsConfig
 from training.config import RunConfig
-from training.engine_config import EngineConfig, OptimizerConfig
-from training.evaluation_config import EvaluationConfig
-from training.objective_config import GPTShape, PredictConfig, ReconstructConfig
+from training.configs.batches import BatchesConfig
+from training.configs.checkpoints import CheckpointsConfig
+from training.configs.engine import EngineConfig, OptimizerConfig
+from training.configs.evaluation import EvaluationConfig
+from training.configs.objective import GPTShape, PredictConfig, ReconstructConfig
 
 
 def tokenizer_tiny() -> RunConfig:

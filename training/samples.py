@@ -12,13 +12,13 @@ from model.bundle import load_tokenizer
 from model.gpt import GPT
 from model.sampling import sample
 from model.tokenizer import Tokenizer
+from training.configs.objective import ReconstructConfig
+from training.engine.on_device import device_of, on_device
 from training.evaluate import as_seen
-from training.objective_config import ReconstructConfig
+from training.loading.shelf import Clip, stored_clips
 from training.objectives import Predict, assemble
-from training.on_device import device_of, on_device
 from training.pictures import film_rows
 from training.run import Run
-from training.shelf import Clip, stored_clips
 
 Frames = NDArray[np.uint8]
 Weights = dict[str, Tensor]

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from infra import configs, storage
 from infra.errors import Stopped, TrainingError, UsageError
-from training import manifest
 from training.config import RunConfig
-from training.engine_config import EngineConfig
+from training.configs.engine import EngineConfig
+from training.launching.stopping import die_with_parent
 from training.run_directory import RunDirectory
-from training.stopping import die_with_parent
+from training.saving import manifest
 
 POLL_SECONDS = 0.02
 KEPT_CHECKPOINTS = 8
@@ -39,7 +39,7 @@ WEIGHTS_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where and how the runs are made; as for `training.launch.train`."""
+    """Where and how the runs are made; as for `training.launching.launch.train`."""
 
     data: tuple[str, ...]
     scratch: str
@@ -267,7 +267,7 @@ def _failed(place: Place, code: int) -> TrainingError:
 def _obey(order: dict[str, Any]) -> int:
     """What one command of a verification does."""
     from infra.errors import ReelgptError
-    from training.launch import train
+    from training.launching.launch import train
 
     config = configs.from_dict(RunConfig, order.pop("config"))
     try:

@@ -12,34 +12,35 @@ from typing import Any
 import torch
 
 from infra.errors import CheckpointError, Stopped
-from training import checkpoints
-from training.answers import require_no_hang
-from training.batches import Batches
-from training.blank import Blank
 from training.bundles import start_from
-from training.connection import connect, disconnect
 from training.data import TrainingData, open_data
-from training.engine import Engine
+from training.engine.blank import Blank
+from training.engine.connection import connect, disconnect
+from training.engine.engine import Engine
 from training.finish import finish
-from training.job import Job
+from training.launching.answers import require_no_hang
+from training.launching.job import Job
+from training.launching.stopping import StopRequest
+from training.launching.watchdog import Watchdog
 from training.listeners import Bundles, Evaluation, MetricsFile, Samples, StepWeights
+from training.loading.batches import Batches
 from training.loop import Listener, Progress, run_steps
-from training.manifest import Checkpoint
 from training.objectives import Learner, build_objective
 from training.ranks import Ranks
 from training.run import Run
-from training.run_directory import Attempt, RunDirectory, identity, refuse_mismatch
-from training.saving import Saving, copies_of, layout, versions
-from training.stopping import StopRequest
-from training.tracked_run import Tracking
-from training.verified_files import VerifiedFiles
-from training.watchdog import Watchdog
+from training.run_directory import Attempt, RunDirectory
+from training.run_identity import identity, refuse_mismatch
+from training.saver import Saving, copies_of, layout, versions
+from training.saving import checkpoints
+from training.saving.manifest import Checkpoint
+from training.saving.verified_files import VerifiedFiles
+from training.tracking.tracked_run import Tracking
 
 
 def work(job: Job, *, preempted: Callable[[], bool] | None = None) -> dict[str, Any]:
     """Trains to the last step and gives the run's summary, on all workers. Raises Stopped if asked to.
 
-    `preempted` is the launcher's notice that machines are about to go: see `training.stopping`.
+    `preempted` is the launcher's notice that machines are about to go: see `training.launching.stopping`.
     """
     stop = StopRequest(job.stop_file, preempted=preempted)
     torch.set_num_threads(job.config.threads_per_worker)

@@ -1,4 +1,4 @@
-"""reelgpt's own loader: `training.batches` on a shard set of the pipelines' own writer."""
+"""reelgpt's own loader: `training.loading.batches` on a shard set of the pipelines' own writer."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,10 +12,10 @@ from reader import Batch, Request
 from pipelines import shards
 from pipelines.config import PackConfig
 from pipelines.shards import Manifest, ShardSet, TableEntry
-from training.batches import Batches
-from training.batches_config import BatchesConfig
-from training.read_ahead import ReadAhead
-from training.shelf import Shelf
+from training.configs.batches import BatchesConfig
+from training.loading.batches import Batches
+from training.loading.read_ahead import ReadAhead
+from training.loading.shelf import Shelf
 
 CLIPS_PER_SHARD = 65_536
 MICRO_BATCHES = 4

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.checking.verify import verify
 from pipelines.shards import ShardSet
-from pipelines.verify import verify
 from pipelines.video_writer import write_video
 from tests.reelgpt.conftest import moving_square
 

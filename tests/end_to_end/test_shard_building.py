@@ -17,8 +17,8 @@ import pytest
 
 from infra.errors import Stopped
 from pipelines import records, shards
+from pipelines.checking.verify import verify
 from pipelines.shards import ShardSet
-from pipelines.verify import verify
 from tests.faults.processes import none_left_behind
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 

@@ -15,7 +15,7 @@ from pathlib import Path
 SITE = """\
 import sys
 
-if any("pipelines.decoding_child" in word for word in sys.orig_argv):
+if any("pipelines.decoding.child" in word for word in sys.orig_argv):
     import fault
 """
 PRELUDE = """\

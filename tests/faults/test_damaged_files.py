@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from infra.storage import FileInfo
+from pipelines.building.stages import decode_spans, decoder_of_this_process, inspect_files
 from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
-from pipelines.decode import Decoded, Decoder
+from pipelines.decoding.decode import Decoded, Decoder
 from pipelines.error_classes import ERROR_CLASSES
 from pipelines.spans import span_table
-from pipelines.stages import decode_spans, decoder_of_this_process, inspect_files
 from tests.faults.corpus import FORMATS, INDEX_LAST, SECONDS, cut, flip_bits, make_whole
 from tests.faults.faulty_python import children_run, python_without_decord
 from tests.faults.matrix import SEED, all_with_a_sample

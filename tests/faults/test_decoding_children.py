@@ -13,7 +13,7 @@ import pytest
 
 from infra.errors import ClusterError, StorageError
 from pipelines.config import DecodeLimits
-from pipelines.decode import MOST_KILLS, Decoded, Decoder
+from pipelines.decoding.decode import MOST_KILLS, Decoded, Decoder
 from tests.faults.faulty_python import children_run, python_with_all_faults
 from tests.faults.matrix import all_with_a_sample
 from tests.faults.processes import none_left_behind

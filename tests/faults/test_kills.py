@@ -22,7 +22,7 @@ KILLS = 3
 FIRST_PAUSE_SECONDS, LATER_PAUSE_SECONDS = 0.4, 2.0
 """At most, between the first rows and the first kill, and between kills."""
 KINDS = {
-    "decoding child": "pipelines.decoding_child",
+    "decoding child": "pipelines.decoding.child",
     "worker": "ray::MapBatches",
     "actor": "ray::MapWorker",
     "raylet": "raylet/raylet",

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.checking.verify import verify
 from pipelines.error_classes import ERROR_CLASSES
 from pipelines.shards import ShardSet
-from pipelines.verify import verify
 from tests.faults.matrix import SEED
 from tests.faults.odd_files import gather
 from tests.faults.processes import none_left_behind

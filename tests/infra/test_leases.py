@@ -102,6 +102,7 @@ def test_one_who_died_while_taking_over_is_taken_over_too(lease_uri: str) -> Non
     assert list(Path(lease_uri).parent.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_short")
 def test_of_many_that_see_one_dead_writer_one_takes_over(lease_uri: str) -> None:
     write_link(lease_uri, "dead")

@@ -151,6 +151,7 @@ def test_draws_that_mean_nothing_are_refused(gpt: GPT) -> None:
         sample(gpt, VOCABULARY, prefix, GRID, top_k=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code_levels", [(), (4, 3)])
 def test_eight_clips_are_learned_by_heart_and_continued(code_levels: tuple[int, ...]) -> None:
     config = dataclasses.replace(CONFIG, context_tokens=sequence_length(GRID), code_levels=code_levels)

@@ -114,6 +114,7 @@ def test_each_piece_of_the_loss_sees_what_it_is_for() -> None:
     assert reconstruction_loss(flicker[:, :1], truth[:, :1]).difference == 0
 
 
+@pytest.mark.slow
 def test_eight_clips_are_learned_by_heart() -> None:
     tokenizer = Tokenizer(SMALL)
     frames = _pictures(8)  # (8, 1, 32, 32, 3)

@@ -7,17 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import claim
-from pipelines.build import take
-from pipelines.completion import Watch, complete
+from pipelines.building import claim
+from pipelines.building.build import take
+from pipelines.building.completion import Watch, complete
+from pipelines.building.inventory import FILE_COLUMNS
+from pipelines.building.job import TokenizerRef, VideoJob
+from pipelines.building.stages import decode_spans, decoder_of_this_process, extract_spans, inspect_files
+from pipelines.building.tokenizing import DecodeAndTokenize
+from pipelines.building.work import video_work
 from pipelines.config import DecodeLimits, ExtractConfig, PackConfig, Resources, SamplingConfig, SplitConfig
-from pipelines.inventory import FILE_COLUMNS
-from pipelines.job import TokenizerRef, VideoJob
 from pipelines.shards import ShardSet
 from pipelines.spans import SOURCE_SCHEMA, list_videos
-from pipelines.stages import decode_spans, decoder_of_this_process, extract_spans, inspect_files
-from pipelines.tokenizing import DecodeAndTokenize
-from pipelines.work import video_work
 from reelgpt.tokenize import tokenizer_of
 from tests.media import make_video
 

@@ -10,14 +10,14 @@ import pytest
 from infra import storage
 from infra.errors import UsageError
 from pipelines import records
+from pipelines.building.job import DeriveJob
+from pipelines.checking.verify import verify
 from pipelines.config import DecodeLimits, FilterConfig, PackConfig, SamplingConfig, SplitConfig
 from pipelines.derive import derive
 from pipelines.failures import RetryJob, failures_of, retry
-from pipelines.job import DeriveJob
 from pipelines.shards import ShardSet
 from pipelines.spans import SOURCE_SCHEMA, UNREADABLE
 from pipelines.sweep import sweep
-from pipelines.verify import verify
 from reelgpt.gc import Gc
 from tests.rows import TOKENIZER, brightness, build, clips_of, sources, video_job, writing
 

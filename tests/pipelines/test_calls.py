@@ -5,7 +5,7 @@ import random
 import pytest
 
 from infra.errors import ClusterError, ConfigError
-from pipelines import calls
+from pipelines.building import calls
 from pipelines.config import Resources
 
 

@@ -2,7 +2,7 @@ import numpy as np
 
 from pipelines.clips import Clip, cut_clips, cut_shots
 from pipelines.config import SamplingConfig
-from pipelines.decode import Decoded
+from pipelines.decoding.decode import Decoded
 from pipelines.spans import Span
 
 SPAN = Span(

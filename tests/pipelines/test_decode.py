@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.config import DecodeLimits
-from pipelines.decode import Decoded, Decoder, read_frames
+from pipelines.decoding.decode import Decoded, Decoder, read_frames
 from tests.media import MOVING, ffmpeg, make_bad_files, make_still, make_video
 
 CODECS = {
@@ -28,6 +28,7 @@ CODECS = {
     "flv.flv": ("-c:v", "flv", "-q:v", "2"),
     "moving.gif": (),
 }
+SLOW_TO_MAKE = ("av1.mkv", "vp9.webm")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,10 @@ def reference(folder: Path) -> np.ndarray:
     return read_frames(str(path), size=96, fps=5.0, num_frames=15)
 
 
-@pytest.mark.parametrize("name", sorted(CODECS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_TO_MAKE else []) for name in sorted(CODECS)],
+)
 def test_every_format_shows_the_same_frames_at_the_same_times(
     folder: Path, decode: Callable[..., Decoded], reference: np.ndarray, name: str
 ) -> None:
@@ -201,6 +205,7 @@ def test_a_killed_child_is_replaced_and_the_span_tried_again(folder: Path) -> No
     assert (before.attempts, after.attempts) == (1, 2)
 
 
+@pytest.mark.slow
 def test_too_much_cpu_ends_the_span_with_its_class(folder: Path) -> None:
     path = make_video(folder / "long.ts", source="testsrc2=size=160x120:rate=60", seconds=12)
     decoder = Decoder(DecodeLimits(cpu_seconds=1, attempts=1))
@@ -210,12 +215,13 @@ def test_too_much_cpu_ends_the_span_with_its_class(folder: Path) -> None:
     assert decoded.error_class == "cpu_limit"
 
 
+@pytest.mark.slow
 def test_no_child_outlives_its_parent(folder: Path) -> None:
     path = make_video(folder / "orphan.mp4")
     program = (
         "import sys, time\n"
         "from pipelines.config import DecodeLimits\n"
-        "from pipelines.decode import Decoder\n"
+        "from pipelines.decoding.decode import Decoder\n"
         "decoder = Decoder(DecodeLimits())\n"
         "decoder.probe(open(sys.argv[1], 'rb'))\n"
         "print(decoder.child_pid(), flush=True)\n"

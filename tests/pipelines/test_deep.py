@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import ConfigError, UsageError
-from pipelines.deep import compare, sample
-from pipelines.job import TokenizerRef
+from pipelines.building.job import TokenizerRef
+from pipelines.checking.deep import compare, sample
 from pipelines.shards import ShardSet
 from reelgpt.explain import Explain
 from reelgpt.tokenize import tokenizer_of

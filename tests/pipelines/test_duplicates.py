@@ -11,15 +11,15 @@ import pytest
 
 from infra.errors import ConfigError, UsageError
 from pipelines import records
-from pipelines.completion import RunUnits, Watch
+from pipelines.building.completion import RunUnits, Watch
+from pipelines.building.job import DeriveJob
+from pipelines.building.pace import Devices
+from pipelines.checking.verify import verify
 from pipelines.config import DuplicateConfig, FilterConfig
 from pipelines.derive import derive
-from pipelines.duplicates import Candidates
-from pipelines.job import DeriveJob
-from pipelines.pace import Devices
+from pipelines.selection.duplicates import Candidates
 from pipelines.shards import ShardSet
 from pipelines.sweep import sweep
-from pipelines.verify import verify
 from tests.rows import brightness, build, clips_of, record, sources, video_job
 
 NAMES = [f"video-{k}.mp4" for k in range(6)]

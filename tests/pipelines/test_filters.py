@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import ConfigError
 from pipelines.config import FilterConfig
-from pipelines.filters import REJECT_REASONS, RULES, reject_reason
+from pipelines.selection.filters import REJECT_REASONS, RULES, reject_reason
 
 GOOD = {
     "brightness": 0.5, "contrast": 0.2, "sharpness": 500.0, "motion": 0.05, "frozen": 0.0, "text": 0.1,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from infra.errors import UsageError
-from pipelines import distributions as distributions_file
+from pipelines.building.job import Built, DeriveJob
+from pipelines.checking.verify import verify
 from pipelines.config import FilterConfig
 from pipelines.derive import derive
-from pipelines.distributions import distributions
-from pipelines.job import Built, DeriveJob
+from pipelines.selection import distributions as distributions_file
+from pipelines.selection.distributions import distributions
 from pipelines.shards import ShardSet
 from pipelines.sweep import sweep
-from pipelines.verify import verify
 from tests.rows import CLIPS_PER_SPAN, brightness, build, clips_of, sources, video_job, writing
 
 NAMES = [f"video-{k}.mp4" for k in range(5)]

@@ -6,8 +6,10 @@ import pytest
 
 from infra import storage
 from infra.errors import StorageError
-from pipelines import claim, merging, records
+from pipelines import records
+from pipelines.building import claim
 from pipelines.config import FilterConfig
+from pipelines.packing import merging
 from pipelines.shards import ShardSet
 from tests.rows import build, clips_of, sources, video_job, writing
 

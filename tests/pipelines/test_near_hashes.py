@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines import near_hashes
-from pipelines.near_hashes import leaders
+from pipelines.selection import near_hashes
+from pipelines.selection.near_hashes import leaders
 
 
 def crowded(seed: int, count: int) -> NDArray[np.uint64]:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.pace import REST, WAITING, Devices, Meter, Pace, record, recorded, sentence
+from pipelines.building.pace import REST, WAITING, Devices, Meter, Pace, record, recorded, sentence
 
 
 def rows(*reported: dict[str, float]) -> pa.Table:

@@ -18,15 +18,16 @@ import pytest
 from infra import storage
 from infra.errors import ShardError, StorageError, UsageError
 from infra.leases import Lease
-from pipelines import claim, records, shards
+from pipelines import records, shards
+from pipelines.building import claim
+from pipelines.building.work import with_split
+from pipelines.checking.verify import verify
 from pipelines.config import DuplicateConfig, FilterConfig, PackConfig
-from pipelines.origins import RowOrigin
-from pipelines.pack import Parts, Recipe, pack
+from pipelines.packing.origins import RowOrigin
+from pipelines.packing.pack import Parts, Recipe, pack
+from pipelines.selection.verdicts import thresholds_key
 from pipelines.shards import ShardSet, codes_of
 from pipelines.spans import SOURCE_SCHEMA
-from pipelines.verdicts import thresholds_key
-from pipelines.verify import verify
-from pipelines.work import with_split
 
 SOURCES = [f"source-{k}" for k in range(5)]
 SOURCE_TABLE = pa.Table.from_pylist(

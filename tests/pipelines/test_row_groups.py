@@ -46,6 +46,7 @@ def test_many_row_groups_have_a_long_footer(tmp_path: Path) -> None:
     assert len(RowGroups(a).read(entry, 149).ids) == 4
 
 
+@pytest.mark.slow
 def test_any_changed_byte_of_the_clips_is_noticed_and_named(tmp_path: Path) -> None:
     shard_set = a_set(tmp_path / "set")
     entry = shard_set.shards("train")[0]

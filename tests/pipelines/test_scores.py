@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.scores import content_hash, perceptual_hash, score
+from pipelines.selection.scores import content_hash, perceptual_hash, score
 
 
 @pytest.fixture(scope="module")

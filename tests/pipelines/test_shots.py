@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.decode import read_frames
-from pipelines.shots import find_cuts
+from pipelines.decoding.decode import read_frames
+from pipelines.selection.shots import find_cuts
 from tests.media import make_video
 
 FPS = 8.0

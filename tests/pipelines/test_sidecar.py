@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import UsageError
+from pipelines.building.job import DeriveJob
+from pipelines.checking.verify import verify
 from pipelines.config import FilterConfig, SplitConfig
 from pipelines.derive import derive
 from pipelines.failures import RetryJob, retry
-from pipelines.job import DeriveJob
+from pipelines.packing.sidecar import Sidecar
+from pipelines.packing.sidecar_files import SCHEMA, VALUES
 from pipelines.shards import ShardSet
-from pipelines.sidecar import Sidecar
-from pipelines.sidecar_files import SCHEMA, VALUES
 from pipelines.sweep import sweep
-from pipelines.verify import verify
 from tests.rows import TOKENIZER, build, clips_of, sources, video_job, writing
 
 NAMES = [f"video-{k}.mp4" for k in range(3)]

@@ -12,15 +12,15 @@ import fsspec
 import pytest
 
 from infra.errors import StorageError
-from pipelines import source_cache
-from pipelines.source_cache import SourceCache, UnreadableError, opened_locally
+from pipelines.decoding import source_cache
+from pipelines.decoding.source_cache import SourceCache, UnreadableError, opened_locally
 
 ROOT = Path(__file__).parents[2]
 FETCHER = """
 import sys, time
 from infra import storage
 import fsspec
-from pipelines.source_cache import SourceCache
+from pipelines.decoding.source_cache import SourceCache
 
 fsspec.filesystem("memory").pipe_file("/bucket/a.mp4", b"video" * 1000)
 def fetch(uri, path, fetch=storage.fetch):

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pytest
 
 from infra.errors import ClusterError, StorageError
-from pipelines import decoding_process, stages
+from pipelines.building import stages
+from pipelines.building.stages import decode_spans, inspect_files
 from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
-from pipelines.decode import Decoder
+from pipelines.decoding import decoding_process
+from pipelines.decoding.decode import Decoder
 from pipelines.spans import list_videos, span_table
-from pipelines.stages import decode_spans, inspect_files
 from tests.media import make_bad_files, make_damaged_files, make_video
 
 CONFIG = ExtractConfig(sampling=SamplingConfig(size=32, clip_frames=4, stride_frames=4))

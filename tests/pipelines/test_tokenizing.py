@@ -10,7 +10,7 @@ import pytest
 
 from infra.errors import ReelgptError
 from pipelines import records
-from pipelines.tokenizing import Encoder, TokenizeRecords
+from pipelines.building.tokenizing import Encoder, TokenizeRecords
 from tests.media import make_video
 
 
@@ -36,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """Real frames, decoded: (N, 64, 64, 3) uint8."""
-    from pipelines.decode import read_frames
+    from pipelines.decoding.decode import read_frames
 
     video = make_video(tmp_path_factory.mktemp("videos") / "a.mp4", seconds=8)
     return read_frames(str(video), size=64, fps=20, num_frames=150)

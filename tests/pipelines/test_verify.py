@@ -13,12 +13,12 @@ import pytest
 from infra import configs, storage
 from infra.errors import UsageError
 from pipelines import shards
+from pipelines.checking.deep import sample
+from pipelines.checking.verify import verify
 from pipelines.config import FilterConfig
-from pipelines.deep import sample
-from pipelines.fingerprints import clip_digests
+from pipelines.packing.fingerprints import clip_digests
 from pipelines.shards import Manifest, ShardEntry, ShardSet, TableEntry
 from pipelines.tables import write_table
-from pipelines.verify import verify
 from reelgpt.verify import Verify
 from tests.rows import build, sources, video_job, writing
 

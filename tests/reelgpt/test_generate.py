@@ -8,7 +8,7 @@ import pytest
 from infra import storage
 from infra.errors import BundleError, UsageError
 from model.bundle import load_gpt, read_bundle, save_bundle
-from pipelines.decode import read_frames
+from pipelines.decoding.decode import read_frames
 from reelgpt.generate import Continuation, Generate, clip_shape, continue_clip, decibels_by_frame
 from tests.reelgpt.conftest import FPS, SIZE, moving_square
 
@@ -83,6 +83,7 @@ def test_repeating_generate_does_nothing_and_another_seed_makes_another_video(
     assert not Generate(model=gpt_bundle, input=video, out="next.mp4", seed=1).run().summary["done_before"]
 
 
+@pytest.mark.slow
 def test_a_video_is_sampled_at_the_rate_that_the_model_was_trained_on(
     gpt_bundle: str, video: str, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.errors import ShardError, UsageError
-from pipelines import claim
+from pipelines.building import claim
 from reelgpt.given_set import given_set
 
 

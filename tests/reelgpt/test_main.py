@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import pytest
 import tyro
@@ -32,39 +32,69 @@ REFUSALS = [
 ]
 
 
-def run_apart(args: list[str]) -> tuple[int, str, str, set[str]]:
-    """Exit code, stdout, stderr and the heavy modules that a fresh interpreter had imported by the end."""
+class Answer(NamedTuple):
+    code: int
+    out: str
+    errors: str
+    heavy: list[str]
+    """Modules that the interpreter had imported by then."""
+
+
+def run_apart(*commands: list[str], folder: Path | None = None) -> list[Answer]:
+    """What each says, one after another in a fresh interpreter."""
     program = (
-        "import sys, reelgpt.main\n"
-        "try: code = reelgpt.main.main(sys.argv[1:])\n"
-        "except SystemExit as stop: code = stop.code or 0\n"
-        f"print('heavy', *[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
-        "sys.exit(code)\n"
+        "import contextlib, io, json, sys, reelgpt.main\n"
+        "for args in json.loads(sys.argv[1]):\n"
+        "    out, errors = io.StringIO(), io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):\n"
+        "        try: code = reelgpt.main.main(args)\n"
+        "        except SystemExit as stop: code = stop.code or 0\n"
+        f"    heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "    print(json.dumps([code, out.getvalue(), errors.getvalue(), heavy]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
-    *errors, heavy = done.stderr.splitlines()
-    return done.returncode, done.stdout, "\n".join(errors), set(heavy.split()[1:])
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(commands)],
+        capture_output=True, text=True, timeout=60, check=True, cwd=folder,
+    )  # fmt: skip
+    return [Answer(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def test_help_names_every_command_and_imports_nothing_heavy() -> None:
-    code, out, _, heavy = run_apart(["--help"])
+@pytest.fixture(scope="module")
+def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    commands = [[name, "--help"] for name in front_door.COMMANDS]
+    answers = run_apart(["--help"], *commands, folder=tmp_path_factory.mktemp("helps"))
+    return dict(zip(("", *front_door.COMMANDS), answers, strict=True))
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    answers = run_apart(*REFUSALS, folder=tmp_path_factory.mktemp("refusals"))
+    return dict(zip(map(" ".join, REFUSALS), answers, strict=True))
+
+
+def test_help_names_every_command_and_imports_nothing_heavy(helps: dict[str, Answer]) -> None:
+    code, out, _, heavy = helps[""]
     assert code == 0
     assert not heavy
     assert all(f"  {name} " in out for name in front_door.COMMANDS)
 
 
 @pytest.mark.parametrize("name", front_door.COMMANDS)
-def test_the_help_of_a_command_ends_with_an_example_and_imports_nothing_heavy(name: str) -> None:
-    code, out, _, heavy = run_apart([name, "--help"])
+def test_the_help_of_a_command_ends_with_an_example_and_imports_nothing_heavy(
+    name: str, helps: dict[str, Answer]
+) -> None:
+    code, out, _, heavy = helps[name]
     assert code == 0
     assert "Example: reelgpt " + name in out
     assert "--json" in out
     assert not heavy
 
 
-@pytest.mark.parametrize("args", REFUSALS, ids=" ".join)
-def test_a_refusal_is_one_sentence_and_imports_nothing_heavy(args: list[str]) -> None:
-    code, out, errors, heavy = run_apart(args)
+@pytest.mark.parametrize("command", [" ".join(args) for args in REFUSALS])
+def test_a_refusal_is_one_sentence_and_imports_nothing_heavy(
+    command: str, refusals: dict[str, Answer]
+) -> None:
+    code, out, errors, heavy = refusals[command]
     assert code == (BundleError if "no-such-bundle" in errors else UsageError).exit_code
     assert errors.startswith("error: ")
     assert len(errors.splitlines()) == 1
@@ -77,7 +107,7 @@ def test_a_refusal_is_one_sentence_and_imports_nothing_heavy(args: list[str]) ->
     [["models", "show", "nothing"], ["generate", "models:/nothing@best", "--input", "a", "--out", "b.mp4"]],
 )
 def test_a_registry_that_does_not_exist_yet_refuses_at_once_and_is_not_made(args: list[str]) -> None:
-    code, out, errors, heavy = run_apart(args)
+    code, out, errors, heavy = run_apart(args)[0]
     assert (code, out) == (RegistryError.exit_code, "")
     assert "has no model 'nothing'; its models: none yet" in errors
     assert not heavy
@@ -86,7 +116,7 @@ def test_a_registry_that_does_not_exist_yet_refuses_at_once_and_is_not_made(args
 
 @pytest.mark.parametrize("action", [["list"], ["search", "val_loss < 3"]])
 def test_a_registry_that_does_not_exist_yet_lists_nothing_at_once_and_is_not_made(action: list[str]) -> None:
-    code, out, errors, heavy = run_apart(["models", *action])
+    code, out, errors, heavy = run_apart(["models", *action])[0]
     assert (code, errors) == (0, "")
     assert out.startswith("no model version")
     assert not heavy
@@ -97,12 +127,9 @@ def test_a_model_or_an_input_that_generate_cannot_use_is_refused_before_torch_is
     gpt_bundle: str, tokenizer_bundle: str
 ) -> None:
     Path("notes.mp4").write_text("no video")
-    for model, media in (
-        (gpt_bundle, "notes.mp4"),
-        (gpt_bundle, "gone.mp4"),
-        (tokenizer_bundle, "notes.mp4"),
-    ):
-        code, out, errors, heavy = run_apart(["generate", model, "--input", media, "--out", "next.mp4"])
+    given = ((gpt_bundle, "notes.mp4"), (gpt_bundle, "gone.mp4"), (tokenizer_bundle, "notes.mp4"))
+    commands = [["generate", model, "--input", media, "--out", "next.mp4"] for model, media in given]
+    for code, out, errors, heavy in run_apart(*commands):
         assert (code, out, len(errors.splitlines())) == (UsageError.exit_code, "", 1)
         assert not heavy
 

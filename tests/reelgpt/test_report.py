@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import UsageError
-from pipelines import pace
-from pipelines.pace import Devices, Meter
+from pipelines.building import pace
+from pipelines.building.pace import Devices, Meter
 from pipelines.shards import ShardSet
 from reelgpt import report_sections
 from reelgpt.generate import Generate

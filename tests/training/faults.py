@@ -22,9 +22,9 @@ LONGEST_DELAY_SECONDS = 0.08
 
 AT_A_PLACE = """
 import os, signal, threading, time
-import training.watchdog
+import training.launching.watchdog
 
-arrive = training.watchdog.Pulse.at
+arrive = training.launching.watchdog.Pulse.at
 
 
 def strike():
@@ -37,7 +37,7 @@ def at(self, step, place):
         threading.Timer({delay}, strike).start() if {delay} else strike()
 
 
-training.watchdog.Pulse.at = at
+training.launching.watchdog.Pulse.at = at
 """
 IN_A_FILE = """
 import os, signal, time

@@ -18,10 +18,10 @@ from infra import configs
 from model.vocabulary import Vocabulary
 from tests.training.test_engine import micro_batches, tiny
 from training.config import RunConfig
-from training.connection import connect
-from training.engine import Engine
-from training.engine_config import EngineConfig
-from training.objective_config import PredictConfig
+from training.configs.engine import EngineConfig
+from training.configs.objective import PredictConfig
+from training.engine.connection import connect
+from training.engine.engine import Engine
 from training.objectives import Learner, Predict
 
 BUCKETS = json.dumps(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training import manifest
+from training.saving import manifest
 
 STEPS = 12
 OPTIONS = (

@@ -1,7 +1,7 @@
 import pytest
 
 from infra.errors import UsageError
-from training import announced
+from training.launching import announced
 
 SRUN = {
     "SLURM_PROCID": "5",

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from training.background import Background
+from training.saving.background import Background
 
 
 def test_it_works_while_others_go_on() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from infra.errors import ConfigError
 from pipelines.shards import ShardSet
-from training.batches import Batches
-from training.batches_config import BatchesConfig
-from training.shelf import Shelf, stored_clips
+from training.configs.batches import BatchesConfig
+from training.loading.batches import Batches
+from training.loading.shelf import Shelf, stored_clips
 
 CONFIG = BatchesConfig(global_batch=12, micro_batch=2, window_groups=3)
 

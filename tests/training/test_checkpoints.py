@@ -11,10 +11,10 @@ import pytest
 
 from infra import storage
 from infra.errors import CheckpointError
-from training import checkpoints
-from training.checkpoints import hashed_file
-from training.manifest import MANIFEST, FileRecord
 from training.ranks import Ranks
+from training.saving import checkpoints
+from training.saving.checkpoints import hashed_file
+from training.saving.manifest import MANIFEST, FileRecord
 
 ALONE = Ranks()
 

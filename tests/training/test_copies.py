@@ -6,12 +6,12 @@ import pytest
 
 from infra import storage
 from infra.errors import CheckpointError
-from training import checkpoints
-from training.checkpoints import hashed_file
-from training.checkpoints_config import CheckpointsConfig
-from training.copies import Copies
-from training.manifest import MANIFEST, FileRecord
+from training.configs.checkpoints import CheckpointsConfig
 from training.ranks import Ranks
+from training.saving import checkpoints
+from training.saving.checkpoints import hashed_file
+from training.saving.copies import Copies
+from training.saving.manifest import MANIFEST, FileRecord
 
 
 class Place:

@@ -7,8 +7,8 @@ import pytest
 
 from infra.errors import ConfigError
 from training.config import RunConfig
-from training.deepspeed_settings import inline, settings_of
-from training.engine_config import EngineConfig
+from training.configs.engine import EngineConfig
+from training.engine.deepspeed_settings import inline, settings_of
 from training.recipes import get_recipe
 
 

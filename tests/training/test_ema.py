@@ -6,8 +6,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from infra.errors import CheckpointError
-from training.ema import Ema, file_name
-from training.owned_weights import Part, owned_parts, whole
+from training.engine.ema import Ema, file_name
+from training.engine.owned_weights import Part, owned_parts, whole
 
 
 def model() -> nn.Module:

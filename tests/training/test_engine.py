@@ -11,17 +11,17 @@ from torch.utils._pytree import tree_leaves
 
 from infra.errors import ConfigError, TrainingError
 from pipelines.shards import ShardSet
-from training import checkpoints, manifest
-from training.batches_config import BatchesConfig
 from training.config import RunConfig
+from training.configs.batches import BatchesConfig
+from training.configs.objective import PredictConfig
 from training.data import open_data
-from training.engine import Engine
-from training.engine_files import only_data
-from training.manifest import Checkpoint
-from training.objective_config import PredictConfig
+from training.engine.engine import Engine
+from training.engine.engine_files import only_data
 from training.objectives import Examples, Learner, Predict, build_objective
 from training.recipes import get_recipe
-from training.verified_files import VerifiedFiles
+from training.saving import checkpoints, manifest
+from training.saving.manifest import Checkpoint
+from training.saving.verified_files import VerifiedFiles
 
 NO_LOSS_SCALE_LEFT = '{"fp16": {"initial_scale_power": 40, "min_loss_scale": 1099511627776, "hysteresis": 1}}'
 SCALED_WELL = '{"fp16": {"initial_scale_power": 6}}'
@@ -61,8 +61,8 @@ class Training:
     """An engine with what it is fed, at one worker."""
 
     def __init__(self, config: RunConfig, token_set: ShardSet) -> None:
-        from training.connection import connect
-        from training.engine import Engine
+        from training.engine.connection import connect
+        from training.engine.engine import Engine
 
         self.config = config
         objective = build_objective(config, open_data(config, token_set.uri))
@@ -98,7 +98,7 @@ def micro_batches(objective: Any) -> list[Examples]:
 @pytest.fixture
 def connected() -> Iterator[None]:
     yield
-    from training.connection import disconnect
+    from training.engine.connection import disconnect
 
     disconnect()
 

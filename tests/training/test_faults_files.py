@@ -10,8 +10,8 @@ import pytest
 from tests.faults.matrix import SEED
 from tests.training import faults, runs
 from tests.training.faults import KILL, Bench
-from training import manifest
-from training.manifest import MANIFEST, UNREADABLE
+from training.saving import manifest
+from training.saving.manifest import MANIFEST, UNREADABLE
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.faults]
 

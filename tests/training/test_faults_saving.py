@@ -9,7 +9,7 @@ import pytest
 
 from tests.training import faults, runs
 from tests.training.faults import HALVE, KILL, SLEEP_UNTIL, Bench, Moment
-from training.manifest import MANIFEST
+from training.saving.manifest import MANIFEST
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.faults]
 

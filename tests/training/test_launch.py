@@ -16,7 +16,7 @@ from infra import tracking
 from pipelines.shards import ShardSet
 from tests.faults.matrix import all_with_a_sample
 from tests.training import runs
-from training import manifest
+from training.saving import manifest
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 

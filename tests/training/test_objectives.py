@@ -6,7 +6,7 @@ import torch
 
 from model.config import GPTConfig, TokenizerConfig
 from model.vocabulary import Vocabulary
-from training.objective_config import GPTShape, PredictConfig, ReconstructConfig
+from training.configs.objective import GPTShape, PredictConfig, ReconstructConfig
 from training.objectives import Learner, Predict, Reconstruct, generator, torch_seed
 
 FRAMES = ReconstructConfig(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.on_device import device_of, on_device
+from training.engine.on_device import device_of, on_device
 
 
 class Crowded(nn.Linear):

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from training.order import Order, shuffled
+from training.loading.order import Order, shuffled
 
 SIZES = [4, 4, 3, 4, 1, 4, 2]
 

@@ -1,7 +1,7 @@
 from pipelines.shards import ShardSet
 from training.data import open_data
+from training.engine.parameter_groups import parameter_groups
 from training.objectives import Learner, build_objective
-from training.parameter_groups import parameter_groups
 from training.recipes import get_recipe
 
 

@@ -18,10 +18,10 @@ from model.tokenizer import Tokenizer
 from pipelines.shards import ShardSet
 from tests.training import runs
 from tests.training.memory_probe import objective, run_config
+from training.configs.engine import EngineConfig
+from training.configs.objective import PredictConfig, ReconstructConfig
 from training.data import open_data
-from training.engine_config import EngineConfig
 from training.flops import count_parameters, training_flops_per_token
-from training.objective_config import PredictConfig, ReconstructConfig
 from training.objectives import Learner
 from training.plan import GB, STAGES, Machine, activation_bytes, plan, state_bytes, with_world_size
 from training.recipes import get_recipe

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from infra.errors import ShardError
-from training.read_ahead import ReadAhead
+from training.loading.read_ahead import ReadAhead
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5])

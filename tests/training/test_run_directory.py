@@ -8,10 +8,11 @@ from infra.errors import ConfigError, TrainingError, UsageError
 from pipelines.shards import ShardSet
 from reelgpt.train import Train
 from training.config import RunConfig
+from training.configs.objective import ReconstructConfig
 from training.data import TrainingData, open_data
-from training.objective_config import ReconstructConfig
 from training.recipes import get_recipe
-from training.run_directory import Attempt, RunDirectory, read_lines, refuse_mismatch
+from training.run_directory import Attempt, RunDirectory, read_lines
+from training.run_identity import refuse_mismatch
 
 
 @pytest.fixture

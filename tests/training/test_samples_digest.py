@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from training.batches import MicroBatch
-from training.samples_digest import SIZE, chained, digest_halves
+from training.loading.batches import MicroBatch
+from training.loading.samples_digest import SIZE, chained, digest_halves
 
 
 def batch(*ids: tuple[str, ...]) -> list[MicroBatch]:

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from training.interleaving import BLOCK, apportion, turns
-from training.sequence import MicroBatches, Shape, Stock
+from training.loading.interleaving import BLOCK, apportion, turns
+from training.loading.sequence import MicroBatches, Shape, Stock
 
 CLIPS, STILLS, WIDE = (8, 8, 8), (1, 8, 8), (8, 8, 16)
 TAKEN = tuple[int, Shape, int]

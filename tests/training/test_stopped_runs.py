@@ -12,7 +12,7 @@ from pipelines.shards import ShardSet
 from tests.training import runs
 from tests.training.test_launchers import worker
 from tests.training.workers import Workers
-from training import manifest
+from training.saving import manifest
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.faults]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from training import stopping
-from training.stopping import StopRequest, stop_file
+from training.launching import stopping
+from training.launching.stopping import StopRequest, stop_file
 
 HEARS_SIGNALS = """
 import os, signal, sys, time
-from training.stopping import StopRequest
+from training.launching.stopping import StopRequest
 stop = StopRequest()
 with stop.listening():
     for number, seconds in ((signal.SIGTERM, 0.0), (signal.SIGINT, 0.2), (signal.SIGTERM, 1.5)):
@@ -26,6 +26,7 @@ print("was not stopped", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_second_signal_exits_at_once_and_an_echo_of_the_first_does_not() -> None:
     """Ctrl-C comes to a worker from the terminal and from its launcher, one right after the other."""
     done = subprocess.run([sys.executable, "-c", HEARS_SIGNALS], capture_output=True, text=True, check=False)

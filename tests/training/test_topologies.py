@@ -26,9 +26,9 @@ WEIGHT_TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 5e-2}
 STOP = "os.kill(os.getpid(), signal.SIGTERM)"
 IN_MID_ACCUMULATION = """
 import os, signal
-import training.engine
+import training.engine.engine
 
-take, calls = training.engine.Engine._step, [0]
+take, calls = training.engine.engine.Engine._step, [0]
 
 
 def _step(self):
@@ -38,7 +38,7 @@ def _step(self):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-training.engine.Engine._step = _step
+training.engine.engine.Engine._step = _step
 """
 Leg = tuple[int, int, int]
 """Workers, ZeRO stage, and the last step that they do."""

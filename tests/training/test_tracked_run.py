@@ -13,17 +13,18 @@ import pytest
 from infra import storage, tracking
 from infra.errors import RegistryError
 from pipelines.shards import ShardSet
-from training import settling, tracking_record
+from training.configs.evaluation import EvaluationConfig
 from training.data import open_data
-from training.evaluation_config import EvaluationConfig
+from training.launching import settling
 from training.listeners import MetricsFile
 from training.objectives import build_objective
 from training.ranks import Ranks
 from training.recipes import get_recipe
 from training.run import Run
 from training.run_directory import Attempt, RunDirectory
-from training.sending import Sending
-from training.tracked_run import Tracking, mend
+from training.tracking import tracking_record
+from training.tracking.sending import Sending
+from training.tracking.tracked_run import Tracking, mend
 
 PATIENCE_SECONDS = 60.0
 
@@ -40,7 +41,7 @@ def run(frame_set: ShardSet, run_dir: str, database: Path) -> Run:  # noqa: ARG0
 @pytest.fixture
 def database(mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """It has its tables."""
-    monkeypatch.setattr("training.sending.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("training.tracking.sending.RETRY_SECONDS", 0.2)
     tracking.connect()
     return mlflow_database
 
@@ -200,6 +201,7 @@ def test_a_run_keeps_its_key_and_counts_how_often_it_went_on(tmp_path: Path) -> 
     assert tracking_record.begun(place, first.run_key).run_key != first.run_key
 
 
+@pytest.mark.slow
 def test_a_password_is_not_kept_in_the_run_directory(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

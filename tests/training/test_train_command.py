@@ -4,8 +4,8 @@ from infra.errors import ConfigError, UsageError
 from pipelines.shards import ShardSet
 from reelgpt.evaluate import Evaluate
 from reelgpt.train import Train
-from training.launch import train
-from training.objective_config import PredictConfig
+from training.configs.objective import PredictConfig
+from training.launching.launch import train
 from training.recipes import get_recipe
 
 PLACES = ("--data", "tokens", "--run-dir", "run")

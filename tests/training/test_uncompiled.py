@@ -4,12 +4,12 @@ import sys
 import pytest
 import torch
 
-from training.uncompiled import AdamW
+from training.engine.uncompiled import AdamW
 
 STARTS = """
 import sys
-from training.connection import connect
-from training.uncompiled import AdamW
+from training.engine.connection import connect
+from training.engine.uncompiled import AdamW
 import torch
 connect()
 weight = torch.nn.Parameter(torch.ones(3))

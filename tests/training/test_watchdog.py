@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import ConfigError
-from training.watchdog import FIRST_STEPS, Pulse, Report, Watchdog, _missing, verdict_in
-from training.watchdog_config import WatchdogConfig
+from training.configs.watchdog import WatchdogConfig
+from training.launching.watchdog import FIRST_STEPS, Pulse, Report, Watchdog, _missing, verdict_in
 
 CONFIG = WatchdogConfig(factor=20.0, floor_seconds=2.0, grace_seconds=100.0)
 
@@ -15,7 +15,7 @@ CONFIG = WatchdogConfig(factor=20.0, floor_seconds=2.0, grace_seconds=100.0)
 def pulse_after(steps: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Pulse:
     """Of a run that has done so many steps of so many seconds, and begins another."""
     now = [0.0]
-    monkeypatch.setattr("training.watchdog.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training.launching.watchdog.time.monotonic", lambda: now[0])
     pulse = Pulse(CONFIG)
     for step in range(1, steps + 1):
         pulse.at(step, "data")
@@ -66,6 +66,7 @@ def test_an_attempt_that_did_not_hang_has_no_verdict(tmp_path: Path) -> None:
     assert verdict_in(str(tmp_path / "hangs")) is None
 
 
+@pytest.mark.slow
 def test_an_alarm_that_cannot_be_written_is_tried_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

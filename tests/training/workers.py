@@ -18,7 +18,7 @@ from typing import IO, Any
 
 PATIENCE_SECONDS = 150.0
 IMPORTED = (
-    "reelgpt.train", "training.worker", "training.finish", "training.universal",
+    "reelgpt.train", "training.worker", "training.finish", "training.engine.universal",
     "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.zero.stage3",
     "torch._dynamo", "torch._inductor.compile_fx", "torch.distributed.fsdp",
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The graph that makes a set: what is missing, the stages, the workers, the seal."""

@@ -1,0 +1,92 @@
+"""From what is done already to what is sealed: the units that have no row are done, then all is packed."""
+
+import time
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from infra.errors import ShardError
+from infra.leases import Lease
+from pipelines.building.job import Built, OnProgress
+from pipelines.building.pace import Devices, Meter, Pace, record
+from pipelines.building.work import Work
+from pipelines.packing.merging import merge_small_files
+from pipelines.packing.pack import pack
+
+Watch = Callable[[pa.Table], None]
+"""Called with a few columns of the rows just done."""
+RunUnits = Callable[[pa.Table, str, Watch], Devices | None]
+"""Does the units given, writing their rows into the folder named and telling of each batch that is done; says
+what there was to do it with, where its pace is of interest."""
+
+
+def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -> Built:
+    """Does the units without a row, then seals; does nothing where all that is asked for is sealed."""
+    started, units = time.perf_counter(), work.units.num_rows
+    if work.there and work.is_sealed():
+        on_progress(units, units, "")
+        return Built(
+            manifest=work.there.manifest,
+            units=units,
+            done_before=units,
+            done_now=0,
+            seconds=0.0,
+            sources_kept=work.sources_kept,
+        )
+    missing = missing_of(work)
+    count = num_done = units - missing.num_rows
+
+    meter, pace = Meter(), None
+
+    def watch(rows: pa.Table) -> None:
+        nonlocal count
+        meter.add(rows)
+        count += rows.num_rows
+        on_progress(count, units, "")
+
+    on_progress(count, units, "starting")
+    if missing.num_rows:
+        devices = run(missing, work.place, watch)
+        pace = _pace(meter, devices, work) if devices else None
+        _check_complete(work)
+    on_progress(units, units, "packing")
+    merge_small_files(work.place)
+    manifest = pack(work.out, work.recipe, work.parts(), lease)
+    if pace is not None:
+        record(work.out, pace)
+    on_progress(units, units, "")
+    return Built(
+        manifest=manifest,
+        units=units,
+        done_before=num_done,
+        done_now=missing.num_rows,
+        seconds=time.perf_counter() - started,
+        pace=pace,
+        sources_kept=work.sources_kept,
+    )
+
+
+def _pace(meter: Meter, devices: Devices, work: Work) -> Pace:
+    """Clips of a set of frames may overlap: what each adds is the stride from one to the next."""
+    sampling = work.settings["rows"]["sampling"]
+    new_frames = min(sampling["stride_frames"], sampling["clip_frames"])
+    return meter.pace(
+        devices,
+        seconds_per_clip=None if work.spans is None else new_frames / sampling["fps"],
+        fps=sampling["fps"],
+    )
+
+
+def missing_of(work: Work) -> pa.Table:
+    """The units that need a row and have none."""
+    done = work.units_with_rows() | work.sealed
+    return work.units.filter(pa.array([unit not in done for unit in work.ids], pa.bool_()))
+
+
+def _check_complete(work: Work) -> None:
+    lost = missing_of(work)
+    if lost.num_rows:
+        raise ShardError(
+            f"{lost.num_rows} units of {work.out} have no row, such as {lost.column(0)[0]}; repeat the "
+            f"command"
+        )

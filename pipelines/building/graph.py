@@ -1,0 +1,171 @@
+"""The one door to Ray Data: the stages as graphs over a cluster, with finite retries.
+
+One row in, one row out, in every stage: what a kill can cost is a call, never a part of one. Results are
+written by the workers; only a few columns come back for progress.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.annotations import RayDeprecationWarning
+
+from infra import cluster
+from infra.errors import ClusterError, ReelgptError
+from pipelines.building import calls
+from pipelines.building.completion import Watch
+from pipelines.building.pace import Devices
+from pipelines.building.stages import decode_spans, extract_spans, inspect_files, read_row_groups
+from pipelines.building.tokenizing import DecodeAndTokenize, TokenizeRecords
+from pipelines.config import DecodeLimits, ExtractConfig, Resources
+
+WORKER_RETRIES = 3
+"""Tries of a task or an actor whose worker dies; Ray's own default is without end."""
+CALLS_IN_FLIGHT = 2
+"""Calls that an actor has been given at a time: one that runs, one that starts when that ends."""
+FILES_PER_CALL = 8
+NO_PROGRESS_SECONDS = 6 * 3600
+"""Ray gives a graph up when nothing moves for so long; a call of slow spans may well take an hour."""
+
+
+def inspect(files: pa.Table, limits: DecodeLimits) -> pa.Table:
+    """Files to sources, in parallel."""
+    sizes = calls.sizes(files.num_rows, workers=cluster.num_cpus(), most=FILES_PER_CALL)
+    found = _map(_blocks(files, sizes), partial(inspect_files, limits=limits))
+    return pa.concat_tables(_results(found))
+
+
+def extract(spans: pa.Table, out: str, config: ExtractConfig, resources: Resources, watch: Watch) -> Devices:
+    """Spans to records of frames in `out`."""
+    sizes = calls.sizes(spans.num_rows, workers=cluster.num_cpus(), most=resources.spans_per_file)
+    _drain(_map(_blocks(spans, sizes), partial(extract_spans, config=config, out=out)), watch)
+    return Devices(cores=cluster.num_cpus())
+
+
+def tokenize(
+    units: pa.Table,
+    source: ExtractConfig | str,
+    out: str,
+    resources: Resources,
+    watch: Watch,
+    *,
+    tokenizer: str,
+    clips_per_batch: int,
+) -> Devices:
+    """Spans of videos (`source` says how to decode them) or row groups of the frame set `source` to codes in
+    `out`.
+
+    Where there are GPUs, the cores decode for them. Where there are none, every core does both: two stages
+    would have to be given shares of the cores that no one knows in advance.
+    """
+    read = (
+        partial(read_row_groups, frames_uri=source)
+        if isinstance(source, str)
+        else partial(decode_spans, config=source)
+    )
+    gpus = calls.num_gpus(resources, cluster.num_gpus(), may_grow=cluster.may_grow())
+    most = calls.most_tokenizers(resources, gpus=gpus, cpus=cluster.num_cpus())
+    readers = cluster.num_cpus() if gpus else most
+    sizes = calls.sizes(units.num_rows, workers=readers, most=resources.spans_per_file)
+    encoding = {"tokenizer": tokenizer, "clips_per_batch": clips_per_batch, "out": out}
+    blocks, needs = _blocks(units, sizes), _needs(resources, gpus)
+    with _start_explained(resources, needs):
+        pool = _pool(resources, min(most, len(sizes)), needs)
+        options: dict[str, Any] = {"compute": pool, "fn_constructor_kwargs": encoding, **needs}
+        if gpus:
+            codes = _map(_map(blocks, read), TokenizeRecords, batch_size=resources.spans_per_file, **options)
+        else:
+            options["fn_constructor_kwargs"] = {"read": read, **encoding}
+            codes = _map(blocks, DecodeAndTokenize, **options)
+        _drain(codes, watch)
+    return Devices(cores=cluster.num_cpus(), gpus=gpus)
+
+
+def _needs(resources: Resources, gpus: int) -> dict[str, float]:
+    """What one tokenizer takes of the cluster. Beside a GPU no core: those are for decoding."""
+    return {"num_cpus": 0, "num_gpus": resources.gpus_per_tokenizer} if gpus else {"num_cpus": 1}
+
+
+def _pool(resources: Resources, most: int, needs: dict[str, float]) -> ActorPoolStrategy:
+    """Starts as many actors as there is room for now, and grows up to `most` as others leave it."""
+    least = min(resources.min_tokenizers, most)
+    first = max(least, min(most, cluster.places(**needs))) if cluster.may_grow() else most
+    return ActorPoolStrategy(
+        min_size=least, max_size=most, initial_size=first, max_tasks_in_flight_per_actor=CALLS_IN_FLIGHT
+    )
+
+
+@contextlib.contextmanager
+def _start_explained(resources: Resources, needs: dict[str, float]) -> Iterator[None]:
+    DataContext.get_current().wait_for_min_actors_s = resources.start_seconds
+    try:
+        yield
+    except GetTimeoutError:
+        each = f"{needs['num_gpus']:g} GPU" if "num_gpus" in needs else "1 CPU"
+        raise ClusterError(
+            f"the tokenizers did not start within {resources.start_seconds} s: each needs {each}, and "
+            f"{cluster.free()} of the cluster are free; add nodes, wait for other jobs, or lower "
+            f"--num-tokenizers or --num-gpus"
+        ) from None
+
+
+def _map(
+    dataset: Dataset,
+    stage: Any,
+    *,
+    batch_size: int | None = None,
+    num_cpus: float = 1,
+    **options: Any,
+) -> Dataset:
+    """One stage, with finite retries: of a task, or of the actors of a class. A block is a call, unless
+    `batch_size` says otherwise."""
+    retried = ("max_restarts", "max_task_retries") if "compute" in options else ("max_retries",)
+    options |= {"batch_size": batch_size, "batch_format": "pyarrow", "num_cpus": num_cpus}
+    options |= dict.fromkeys(retried, WORKER_RETRIES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # it has no other way yet to bound the retries
+        return dataset.map_batches(stage, **options)
+
+
+def _blocks(table: pa.Table, sizes: list[int]) -> Dataset:
+    """Rows to a dataset of a block a call, neighbours together, so that the spans of a source meet in one
+    worker."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ends = list(accumulate(sizes))
+    blocks = [table.slice(end - size, size).combine_chunks() for end, size in zip(ends, sizes, strict=True)]
+    return cast(Dataset, ray.data.from_arrow(blocks))
+
+
+def _drain(results: Dataset, watch: Watch) -> None:
+    for table in _results(results):
+        watch(table)
+
+
+def _results(dataset: Dataset) -> Iterator[pa.Table]:
+    """What a graph gives, as it comes. An error of ours inside a worker leaves as itself."""
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    except GetTimeoutError:
+        raise
+    except RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ReelgptError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise cause from None
+        last_words = str(error).strip().splitlines()[-1]
+        raise ClusterError(
+            f"Ray's workers failed: {last_words}; what was done is kept: look at its logs, give fewer "
+            f"--spans-per-file or more memory, and repeat the command"
+        ) from error

@@ -1,0 +1,131 @@
+"""What one worker does with a batch of units: decode, read, record. No Ray here.
+
+A stage takes and gives Arrow tables of `records.record_schema`; the ids travel with every batch. Each is safe
+to repeat: nothing is written but span files, under names of their own.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import pyarrow as pa
+
+from infra.errors import StorageError
+from infra.storage import FileInfo
+from pipelines import records
+from pipelines.building import outcomes
+from pipelines.config import DecodeLimits, ExtractConfig
+from pipelines.decoding.decode import Decoded, Decoder
+from pipelines.decoding.source_cache import UnreadableError, opened_locally
+from pipelines.selection.verdicts import filters_of, thresholds_key
+from pipelines.shards import ShardSet
+from pipelines.spans import SOURCE_SCHEMA, Span, content_id, identify, row
+
+BYTES_PER_FILE = 64 << 20
+"""Of records of frames that wait in a worker for their span file."""
+REPORTED = [
+    "unit_id",
+    "outcome",
+    "error_class",
+    "num_frames",
+    "num_clips",
+    "decode_cpu_seconds",
+    "tokenize_seconds",
+]
+"""Columns of a record that travel back to the command, with the seconds of the worker."""
+
+
+@cache
+def decoder_of_this_process(limits: DecodeLimits) -> Decoder:
+    return Decoder(limits)
+
+
+def inspect_files(files: pa.Table, limits: DecodeLimits) -> pa.Table:
+    """Files to sources: identity by content, and the duration that the container promises."""
+    sources = []
+    for file in (FileInfo(**fields) for fields in files.to_pylist()):
+        try:
+            with opened_locally(file.uri) as opened:
+                promised = decoder_of_this_process(limits).probe(opened)
+                sources.append(row(identify(file, opened, promised.get("duration_seconds"))))
+        except UnreadableError:
+            sources.append(row(identify(file, None, None)))
+    return pa.Table.from_pylist(sources, schema=SOURCE_SCHEMA)
+
+
+def decode_spans(spans: pa.Table, config: ExtractConfig) -> Iterator[pa.Table]:
+    """Spans to records of frames, one row a span, one table a row."""
+    for span in (Span(**fields) for fields in spans.to_pylist()):
+        record = outcomes.of_span(span, decoded(span, config), config)
+        yield pa.Table.from_pylist([record], schema=records.record_schema("frames"))
+
+
+def decoded(span: Span, config: ExtractConfig) -> Decoded:
+    """What comes of a span. Raises StorageError where the source is not what it was when it was listed."""
+    try:
+        with opened_locally(span.uri) as opened:
+            if content_id(span.source, opened) != span.source_id:
+                raise StorageError(f"{span.uri} changed since it was listed; repeat the command")
+            return decoder_of_this_process(config.limits).decode(
+                opened,
+                start_seconds=span.start_seconds,
+                end_seconds=span.end_seconds,
+                fps=config.sampling.fps,
+                sizes=config.sampling.frame_sizes,
+            )
+    except UnreadableError as error:
+        return Decoded(error_class="unreadable", error=str(error))
+
+
+def extract_spans(spans: pa.Table, config: ExtractConfig, out: str) -> Iterator[pa.Table]:
+    """Spans to span files of frames, a new one whenever BYTES_PER_FILE are there."""
+    write, waiting, began = WriteRecords(out), [], time.perf_counter()
+    for table in decode_spans(spans, config):
+        waiting.append(table)
+        if sum(one.nbytes for one in waiting) >= BYTES_PER_FILE:
+            yield write(pa.concat_tables(waiting), began)
+            waiting, began = [], time.perf_counter()
+    if waiting:
+        yield write(pa.concat_tables(waiting), began)
+
+
+def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:
+    """Row groups of a frame set to records of frames, one table a row group."""
+    shard_set = ShardSet.open(frames_uri)
+    entries = {entry.path: entry for entry in shard_set.manifest.shards}
+    judged_by = thresholds_key(filters_of(shard_set.manifest))
+    for unit in units.to_pylist():
+        table = shard_set.read_row_group(entries[unit["path"]], unit["group"])
+        clips = table.drop_columns(["digest"]).to_pylist()
+        record = {
+            "unit_id": unit["unit_id"],
+            "span_id": unit["unit_id"],
+            "source_id": "",
+            "source": unit["path"],
+            "start_seconds": 0.0,
+            "outcome": "ok",
+            "num_frames": sum(clip["shape"][0] for clip in clips),
+            "num_clips": len(clips),
+            "judged_by": judged_by,
+            "attempts": 1,
+            "decode_cpu_seconds": 0.0,
+            "tokenize_seconds": 0.0,
+            "clips": clips,
+        }
+        yield pa.Table.from_pylist([record], schema=records.record_schema("frames"))
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRecords:
+    """Puts a batch of records into a span file and passes on what progress and pace need to know of them."""
+
+    out: str
+
+    def __call__(self, table: pa.Table, began: float) -> pa.Table:
+        """`began`: of the work on this batch, by `time.perf_counter`."""
+        records.write(self.out, table)
+        each = (time.perf_counter() - began) / max(1, table.num_rows)
+        return table.select(REPORTED).append_column(
+            "worker_seconds", pa.array([each] * table.num_rows, pa.float64())
+        )

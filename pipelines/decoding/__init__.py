@@ -1,0 +1,1 @@
+"""Sources to frames, in child processes that a file may hang or crash."""

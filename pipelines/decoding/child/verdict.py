@@ -1,0 +1,27 @@
+"""What is wrong with a span of which some frames, or none, were decoded: a class and a sentence."""
+
+from typing import Any
+
+from pipelines.decoding.child.sampling import Sampled
+from pipelines.decoding.child.video import NOTHING_BEFORE_THE_CUT, NOTHING_TO_DECODE, Video
+
+ENDS_EARLY_SECONDS = 1.0
+"""A video that ends this much before the time its container promises counts as cut off."""
+
+
+def fault(video: Video, sampled: Sampled, request: dict[str, Any]) -> tuple[str, str] | None:
+    """None where nothing is wrong. With frames, only a part of the span was lost."""
+    start, end = request["start"], request["end"]
+    if start == 0 and not sampled.num_source_frames:
+        return NOTHING_BEFORE_THE_CUT if video.is_cut_off else NOTHING_TO_DECODE
+    promised = video.duration_seconds() if video.is_cut_off is not False else None
+    due = min(promised or 0.0, promised or 0.0 if end is None else end)
+    if due - max(start, sampled.ends_seconds) >= ENDS_EARLY_SECONDS:
+        sentence = f"the video ends at {sampled.ends_seconds:.1f} s, its container promises {promised:.1f} s"
+        return "truncated", sentence
+    if video.is_cut_off and end is None:
+        return "truncated", f"the file is cut off; what is left of it ends at {sampled.ends_seconds:.1f} s"
+    if sampled.num_damaged:
+        sentence = f"{sampled.num_damaged} signs of damage; pictures may be wrong or stand in for others"
+        return "corrupt", sentence
+    return None

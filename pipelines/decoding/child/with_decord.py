@@ -1,0 +1,89 @@
+"""decord, for the containers in which its seeks are exact, as long as it neither refuses nor complains.
+
+decord reads ahead in a thread of its own, so that what it trips over may lie behind the span or not, as it
+comes. Nothing is therefore concluded from its complaints but that PyAV, which reads no packet too many, is
+asked instead; the pictures are the same.
+"""
+
+import itertools
+from typing import Any
+
+import decord
+import numpy as np
+
+from pipelines.decoding.child.complaints import Complaints
+from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, sampling_times
+from pipelines.decoding.child.shapes import Shape
+from pipelines.decoding.child.video import Video
+
+CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif"}
+NO_STAND_INS = 1e-9
+"""Share of frames that may be replaced by a neighbour without a word."""
+BYTES_AT_ONCE = 64 << 20
+"""Uncropped pictures that are held at a time."""
+REFUSALS = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError)
+
+
+class DecordReader:
+    """One open file. It is thrown away after anything but a clean span."""
+
+    def __init__(self, video: Video, shape: Shape) -> None:
+        self._shape = shape
+        self._times = video.packets.times
+        self._ends_seconds = video.packets.ends_seconds
+        self._reader = decord.VideoReader(
+            video.path, width=shape.width, height=shape.height, num_threads=1, fault_tol=NO_STAND_INS
+        )
+
+    def sees_the_same_frames(self) -> bool:
+        """As the packets tell: where a file has an edit list, decord counts frames that are not shown."""
+        if len(self._reader) != len(self._times):
+            return False
+        starts = self._reader.get_frame_timestamp(range(len(self._times)))[:, 0]  # float32
+        apart = np.abs((starts - starts[0]) - self._times)
+        return bool((apart <= TIME_TOLERANCE + np.spacing(starts)).all())
+
+    def sample(self, request: dict[str, Any]) -> Sampled:
+        times = self._times
+        sampled = Sampled("decord")
+        sampled.num_source_frames, sampled.ends_seconds = len(times), self._ends_seconds
+        reached = (time for time in sampling_times(request))
+        wanted = list(itertools.takewhile(lambda time: time <= times[-1] + TIME_TOLERANCE, reached))
+        if wanted:
+            shown = np.searchsorted(times - TIME_TOLERANCE, wanted, side="right") - 1
+            unique, inverse = np.unique(shown, return_inverse=True)
+            sampled.pictures, sampled.indices = self._pictures(unique.tolist()), inverse.tolist()
+        return sampled
+
+    def _pictures(self, numbers: list[int]) -> list[np.ndarray]:
+        """Turned upright by decord itself."""
+        at_once = max(1, BYTES_AT_ONCE // (3 * self._shape.width * self._shape.height))
+        return [
+            self._shape.cut(picture)
+            for start in range(0, len(numbers), at_once)
+            for picture in self._reader.get_batch(numbers[start : start + at_once]).asnumpy()
+        ]
+
+
+def reader_for(video: Video, shape: Shape) -> DecordReader | None:
+    """None where decord is not to be asked, or refuses the file with an error."""
+    if video.format not in CONTAINERS or video.num_video_streams > 1 or shape.precrop is not None:
+        return None
+    packets = video.packets
+    if video.is_cut_off or not packets.are_timed or not packets.are_sound or packets.have_open_groups:
+        return None
+    try:
+        reader = DecordReader(video, shape)
+        return reader if reader.sees_the_same_frames() else None
+    except REFUSALS:
+        return None
+
+
+def sample(reader: DecordReader, request: dict[str, Any], complaints: Complaints) -> Sampled | None:
+    """None where decord refused, or complained of anything."""
+    complaints.forget()
+    try:
+        sampled = reader.sample(request)
+    except REFUSALS:
+        return None
+    return None if complaints.count() else sampled

@@ -1,0 +1,188 @@
+"""The decoding child seen from its parent: started, asked, watched, and its end explained.
+
+A hang is told by stillness (no thread of the child runs or waits for a disk, and none used the CPU), never by
+a clock: on a busy machine everything is slow. An endless loop uses the CPU, and ends at its limit.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+from infra.errors import ClusterError
+from pipelines.config import DecodeLimits
+from pipelines.decoding.child import protocol
+from pipelines.error_classes import ERROR_CLASSES
+
+ROOT = str(Path(__file__).parents[2])
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from pipelines.decoding.child.main import main; main()"
+)
+"""Isolated (-I), with this checkout's packages in reach, whatever else is installed."""
+START_SECONDS = 120.0
+POLLS = 6
+"""Looks at a child that does not answer, without a sign of life, before it counts as hanging."""
+LAST_WORDS_BYTES = 1 << 16
+OUT_OF_MEMORY = ("bad_alloc", "Cannot allocate memory", "MemoryError")
+"""In the last words of a child whose native code ended the process instead of telling."""
+
+Answer = dict[str, Any]
+
+
+class DecodingProcess:
+    """One child. After `ask`, `has_ended` says whether it can be asked again."""
+
+    def __init__(self, limits: DecodeLimits) -> None:
+        self._limits = limits
+        self._socket, theirs = socket.socketpair()
+        self._complaints, their_complaints = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        arguments = [ROOT, str(os.getpid()), str(limits.memory_mb), str(self._complaints)]
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-c", PROGRAM, *arguments],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=their_complaints,
+                pass_fds=[self._complaints],
+                env={"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                cwd="/",
+            )
+
+        try:
+            self._process = _starting_thread(os.getpid()).submit(start).result()
+        except OSError as error:
+            raise _cannot_start(error) from None
+        finally:
+            theirs.close()
+            os.close(their_complaints)
+        self.num_requests = 0
+        self.was_killed = False
+        """By somebody else, with SIGKILL."""
+        self._await_ready()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, descriptor: int, request: Answer) -> tuple[Answer, memoryview]:
+        """The child's answer, or one that says how the child ended."""
+        self.num_requests += 1
+        nothing = memoryview(b"")
+        try:
+            protocol.send_request(self._socket, request, descriptor)
+            answer_bytes, payload_bytes = protocol.HEADER.unpack(self._receive(protocol.HEADER.size))
+            answer = cast(Answer, json.loads(bytes(self._receive(answer_bytes))))
+            return answer, self._receive(payload_bytes)
+        except _HangingError:
+            self._process.kill()
+            self._process.wait()
+            return _failed("decoder_hang"), nothing
+        except (ConnectionError, BrokenPipeError):
+            return self._explain_end(), nothing
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+        os.close(self._complaints)
+
+    def _await_ready(self) -> None:
+        """Raises ClusterError where the child cannot even start: a fault of the machine, not of a file."""
+        self._socket.settimeout(START_SECONDS)
+        try:
+            ready = self._socket.recv(1)
+        except (TimeoutError, ConnectionError):
+            ready = b""
+        self._socket.settimeout(self._limits.still_seconds / POLLS)
+        if ready or self._was_killed_at_start():
+            return  # of the latter, whoever asks it is told
+        reason = (self._last_words().strip().splitlines() or ["no word why"])[-1]
+        self.kill()
+        raise _cannot_start(reason)
+
+    def _was_killed_at_start(self) -> bool:
+        try:
+            return self._process.wait(1.0) == -signal.SIGKILL
+        except subprocess.TimeoutExpired:
+            return False
+
+    def _explain_end(self) -> Answer:
+        try:
+            code = self._process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            return _failed("decoder_hang")
+        self.was_killed = code == -signal.SIGKILL
+        if code == -signal.SIGXCPU:
+            return _failed("cpu_limit")
+        if any(sign in self._last_words() for sign in OUT_OF_MEMORY):
+            return _failed("memory_limit")
+        return _failed("decoder_crash", signal.Signals(-code).name if code < 0 else f"exit code {code}")
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._complaints, LAST_WORDS_BYTES).decode(errors="replace")
+        return ""
+
+    def _receive(self, num_bytes: int) -> memoryview:
+        """Writable, so that arrays over it are too. Raises _HangingError, or ConnectionError at the end."""
+        data = memoryview(bytearray(num_bytes))
+        view, still_polls, used = data, 0, self._signs_of_life()
+        while view:
+            try:
+                received = self._socket.recv_into(view)
+            except TimeoutError:
+                before, used = used, self._signs_of_life()
+                still_polls = still_polls + 1 if used == before else 0
+                if still_polls >= POLLS:
+                    raise _HangingError from None
+                continue
+            if received == 0:
+                raise ConnectionResetError
+            view = view[received:]
+        return data
+
+    def _signs_of_life(self) -> object:
+        """CPU time of each thread; something new each time while one runs or waits for a disk."""
+        times = []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for thread in sorted(os.listdir(f"/proc/{self.pid}/task")):
+                with open(f"/proc/{self.pid}/task/{thread}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+                if fields[0] in "RD":
+                    return object()
+                times.append((thread, *fields[11:13]))
+        return times
+
+
+class _HangingError(Exception):
+    pass
+
+
+def _cannot_start(reason: object) -> ClusterError:
+    return ClusterError(
+        f"the decoding child cannot start on {socket.gethostname()}: {reason}; install reelgpt's "
+        f"dependencies there anew, or give it more memory (--limits.memory-mb)"
+    )
+
+
+def _failed(error_class: str, how: str = "") -> Answer:
+    sentence = ERROR_CLASSES[error_class] + (f" ({how})" if how else "")
+    return {"error_class": error_class, "error": sentence}
+
+
+@cache
+def _starting_thread(_: int) -> ThreadPoolExecutor:
+    """The thread that starts children, for as long as this process (by its id, as forks have none of it)
+    lives: the kernel ends a child with the *thread* that started it."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="decoding-children")

@@ -1,0 +1,1 @@
+"""Clips to a sealed shard set."""

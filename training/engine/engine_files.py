@@ -1,0 +1,169 @@
+"""What DeepSpeed writes and reads, through our hands: snapshots that are hashed while they are written, and
+files that are read only once their hashes are right, and only as data (`weights_only`), never as code.
+"""
+
+import copy
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from infra.errors import CheckpointError
+from training.saving.checkpoints import HashedFile, hashed_file
+from training.saving.manifest import FileRecord
+from training.saving.verified_files import VerifiedFiles
+
+SCALARS = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """This rank's part of a checkpoint as it stood at one step, held until it is written."""
+
+    folder: str
+    rank: int
+    parts: tuple[tuple[Any, str], ...]
+    """What each file is to hold, and the file's path."""
+
+    def write(self) -> list[FileRecord]:
+        """Puts the files on the disk. Raises CheckpointError where it does not take them."""
+        return [self._write(state, path) for state, path in self.parts]
+
+    def _write(self, state: Any, path: str) -> FileRecord:
+        try:
+            with hashed_file(path) as file:
+                _put(state, file, path)
+        except (OSError, RuntimeError) as error:  # torch wraps what the file answered
+            cause = error if isinstance(error, OSError) else error.__context__ or error
+            raise CheckpointError(
+                f"{path} cannot be written: {cause}; make room and repeat the command"
+            ) from error
+        name = os.path.relpath(path, self.folder)
+        return FileRecord(name=name, size=file.size, sha256=file.hexdigest(), rank=self.rank)
+
+
+def _put(state: Any, file: HashedFile, path: str) -> None:
+    if path.endswith(".safetensors"):
+        file.write(safetensors.torch.save({name: tensor.cpu() for name, tensor in state.items()}))
+    else:
+        torch.save(state, file)  # type: ignore[arg-type]
+
+
+class EngineFiles:
+    """Stands in for the file access of DeepSpeed's checkpoint engine."""
+
+    def __init__(self, checkpoint_engine: Any, rank: int) -> None:
+        self._rank = rank
+        self._copies = HostCopies()
+        self._parts: list[tuple[Any, str]] = []
+        self._folder = ""
+        self._is_copied = False
+        self._source: VerifiedFiles | None = None
+        checkpoint_engine.save = self._save
+        checkpoint_engine.load = self._load
+
+    @contextmanager
+    def collected(self, folder: str, *, copied: bool) -> Iterator[list[tuple[Any, str]]]:
+        """Inside, what DeepSpeed saves is gathered; `copied` keeps it as it is now, whatever comes."""
+        self._folder, self._parts, self._is_copied = folder, [], copied
+        yield self._parts
+
+    def add(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """A file of ours beside DeepSpeed's, in safetensors."""
+        self._save(tensors, os.path.join(self._folder, name))
+
+    @contextmanager
+    def read_from(self, files: VerifiedFiles) -> Iterator[None]:
+        """Inside, DeepSpeed reads these files, and nothing that torch loads can run code."""
+        self._source = files
+        try:
+            with only_data():
+                yield
+        finally:
+            self._source = None
+
+    def snapshot(self, parts: Sequence[tuple[Any, str]]) -> Snapshot:
+        return Snapshot(self._folder, self._rank, tuple(parts))
+
+    def _save(self, state_dict: Any, path: str) -> None:
+        kept = self._copies.copy(os.path.basename(path), state_dict) if self._is_copied else state_dict
+        self._parts.append((kept, path))
+
+    def _load(self, path: str, map_location: Any = None) -> Any:
+        assert self._source is not None
+        return torch.load(
+            io.BytesIO(self._source.take(path)), map_location=map_location or "cpu", weights_only=True
+        )
+
+
+class HostCopies:
+    """Copies states into the host's memory, in buffers that serve again at the next save: memory that was
+    never touched before costs more than the copy itself."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, int], Tensor] = {}
+
+    def copy(self, name: str, state: Any) -> Any:
+        """`state` with every tensor in a buffer, valid until the next copy of that name."""
+        shared: dict[tuple[Any, ...], Tensor] = {}
+
+        def place(tensor: Tensor) -> Tensor:
+            key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if key not in shared or not tensor.numel():
+                shared[key] = self._fill((name, len(shared)), tensor)
+            return shared[key]
+
+        copied = _replace_tensors(state, place)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return copied
+
+    def _fill(self, key: tuple[str, int], tensor: Tensor) -> Tensor:
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            pinned = tensor.is_cuda
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+            self._buffers[key] = buffer
+        buffer.copy_(tensor.detach(), non_blocking=True)
+        return buffer
+
+
+def _replace_tensors(value: Any, place: Any) -> Any:
+    if isinstance(value, Tensor):
+        return place(value)
+    if isinstance(value, dict):
+        replaced = copy.copy(value)
+        for name in replaced:
+            replaced[name] = _replace_tensors(value[name], place)
+        return replaced
+    if isinstance(value, list):
+        return [_replace_tensors(item, place) for item in value]
+    if type(value) is tuple:
+        return tuple(_replace_tensors(item, place) for item in value)
+    return value if isinstance(value, SCALARS) else copy.deepcopy(value)
+
+
+@contextmanager
+def only_data() -> Iterator[None]:
+    """Inside, torch.load refuses to run code, whatever it is asked: DeepSpeed asks for the opposite."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    known = [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with torch.serialization.safe_globals(known):
+            yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before

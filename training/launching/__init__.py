@@ -1,0 +1,1 @@
+"""The same run under every launcher: its workers started, watched, stopped, started again."""

@@ -1,0 +1,153 @@
+"""The same run under every launcher: here, under Ray Train, torchrun, deepspeed or srun.
+
+    local      one worker, here
+    ray        config.num_workers workers under Ray Train, on this machine or on the cluster of RAY_ADDRESS
+    torchrun   config.num_workers workers on this machine
+    deepspeed  the same, started by DeepSpeed
+
+Inside a torchrun, a deepspeed or an srun of the user's, this process is one of its workers.
+
+The command that launches refuses what cannot be, holds the run directory's lease, turns signals into a stop
+that the workers agree on, and hands back the summary. Refusals come before torch or Ray is imported.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Literal
+
+from infra import storage
+from infra.errors import ReelgptError, Stopped, UsageError
+from infra.passwords import require_no_password
+from training.config import RunConfig
+from training.data import TrainingData, open_data
+from training.engine.deepspeed_settings import inline
+from training.launching import announced
+from training.launching.answers import Summary, surroundings
+from training.launching.job import Job
+from training.launching.settling import is_owing, settle
+from training.launching.stopping import die_with_parent
+from training.launching.under_processes import under_deepspeed, under_torchrun
+from training.launching.under_ray import under_ray
+from training.run_directory import Attempt, RunDirectory
+from training.saving.copies import bring_owed
+from training.tracking.following import OnMetrics, followed
+from training.tracking.tracked_run import mend
+
+Launcher = Literal["auto", "local", "ray", "torchrun", "deepspeed"]
+
+
+def train(
+    config: RunConfig,
+    *,
+    data: str | Sequence[str],
+    run_dir: str,
+    launcher: Launcher = "auto",
+    resume: str = "auto",
+    tokenizer: str | None = None,
+    init_from: str | None = None,
+    pause_after: int | None = None,
+    on_metrics: OnMetrics | None = None,
+) -> Summary:
+    """Begins the run in `run_dir`, or goes on with it, or finds it finished; gives its summary.
+
+    `on_metrics` hears of every line that metrics.jsonl gets; after the step `pause_after` the run stops as if
+    a signal had come. Raises UsageError for what cannot be, Stopped after a signal.
+    """
+    announced.adopt()
+    if announced.is_worker():
+        config = replace(config, num_workers=int(os.environ["WORLD_SIZE"]), min_workers=None)
+    config = inline(config)
+    launch = _choose(launcher, config)
+    directory = RunDirectory.at(run_dir)
+    opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
+    leads = announced.rank() == 0  # under a launcher of the user's, one speaks for all
+    if leads:
+        directory.check(config, opened, resume=resume)
+    summary = None if resume.isdigit() else directory.finished()
+    if summary is not None:
+        if leads:
+            bring_owed(directory.path, config.checkpoints)
+        if leads and is_owing(directory, config, summary):
+            with directory.lease():
+                summary = settle(directory, config, opened, directory.finished() or summary)
+        return summary | {"was_finished": True}
+    job = _job(config, directory, opened, needs_stop_file=launch is not _here)
+    job = replace(job, pause_after=pause_after)
+    if not leads:
+        return launch(job) | {"was_finished": False}
+    with directory.lease():
+        directory.begin(config, opened, resume=resume, attempt=job.attempt)
+        with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
+            summary = _launched(launch, job, directory, opened)
+        return settle(directory, config, opened, summary) | {"was_finished": False}
+
+
+def _launched(
+    launch: Callable[[Job], Summary], job: Job, directory: RunDirectory, data: TrainingData
+) -> Summary:
+    """Where workers died, MLflow hears how the run ended from the command."""
+    try:
+        return launch(job)
+    except Stopped:
+        raise
+    except ReelgptError:
+        if Attempt(directory, job.attempt).is_newest():
+            mend(directory, job.config, data, "FAILED")
+        raise
+
+
+def _job(config: RunConfig, directory: RunDirectory, data: TrainingData, *, needs_stop_file: bool) -> Job:
+    attempt = uuid.uuid4().hex[:8]
+    return Job(
+        config=config,
+        data=tuple(data.uris),
+        run_dir=directory.path,
+        attempt=attempt,
+        tokenizer=data.tokenizer.uri if data.tokenizer else None,
+        init_from=data.init_from.uri if data.init_from else None,
+        stop_file=storage.join(directory.path, f"stop-{attempt}") if needs_stop_file else None,
+    )
+
+
+def _choose(launcher: Launcher, config: RunConfig) -> Callable[[Job], Summary]:
+    if announced.is_worker():
+        if launcher != "auto":
+            raise UsageError(
+                f"--launcher {launcher} contradicts the launcher that started this process; leave it out"
+            )
+        return _here
+    if launcher == "auto":
+        launcher = _fitting(config)
+    if launcher == "local" and config.num_workers > 1:
+        raise UsageError(
+            f"--launcher local runs one worker and num_workers is {config.num_workers}; "
+            f"give --num-workers 1, or --launcher ray, torchrun or deepspeed"
+        )
+    if launcher == "ray" and not find_spec("ray"):
+        raise UsageError("--launcher ray needs Ray, which is not installed here; give --launcher torchrun")
+    if launcher == "ray":
+        require_no_password(surroundings(), kept="Ray records", instead="where the workers run")
+    elif config.min_workers is not None:
+        raise UsageError(
+            f"--min-workers {config.min_workers} has no effect under --launcher {launcher}, whose workers "
+            f"are as many as --num-workers says; leave it out, or give --launcher ray"
+        )
+    launchers = {"local": _here, "ray": under_ray, "torchrun": under_torchrun, "deepspeed": under_deepspeed}
+    return launchers[launcher]
+
+
+def _fitting(config: RunConfig) -> Literal["local", "ray", "torchrun"]:
+    if config.num_workers == 1:
+        return "local"
+    return "ray" if find_spec("ray") else "torchrun"
+
+
+def _here(job: Job) -> Summary:
+    from training.worker import work
+
+    if announced.is_worker():
+        die_with_parent()
+    return work(job)

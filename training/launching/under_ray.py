@@ -1,0 +1,94 @@
+"""A run under Ray Train, on this machine or on the cluster of RAY_ADDRESS. The one door to Ray Train.
+
+A lost worker or node restarts the group from the newest whole checkpoint; with `min_workers`, with as many
+workers as there is room for.
+"""
+
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
+
+from infra import cluster, configs, storage
+from infra.errors import TrainingError
+from training.config import RunConfig
+from training.launching.answers import Summary, answer_of, summary_of, surroundings
+from training.launching.job import Job
+from training.launching.stopping import StopRequest, stop_file
+
+POLL_SECONDS = 0.2
+
+
+def under_ray(job: Job) -> Summary:
+    from ray.train import TrainingFailedError
+
+    folder = f"ray-{job.attempt}"
+    with cluster.connected(num_cpus=max(os.cpu_count() or 1, job.config.num_workers)):
+        trainer = _trainer(job, folder)
+        with stop_file(job.stop_file), ThreadPoolExecutor(1) as pool:
+            try:
+                result = _wait_for(pool.submit(trainer.fit), job)
+            except TrainingFailedError as error:
+                raise _lost_workers(job.config, error) from None
+            finally:
+                shutil.rmtree(storage.join(job.run_dir, folder), ignore_errors=True)
+    return summary_of(result.return_value)
+
+
+def _trainer(job: Job, folder: str) -> Any:
+    """Ray Train's own files go to `folder` in the run directory."""
+    from ray import train as ray_train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    config = job.config
+    use_gpu = cluster.num_gpus() >= (config.min_workers or config.num_workers)
+    return TorchTrainer(
+        _worker,  # type: ignore[arg-type]
+        train_loop_config=configs.to_dict(job),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray_train.ScalingConfig(num_workers=_num_workers(config), use_gpu=use_gpu),
+        run_config=ray_train.RunConfig(  # type: ignore[call-arg]
+            name=folder,
+            storage_path=job.run_dir,
+            failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
+            worker_runtime_env={"env_vars": surroundings()},
+        ),
+    )
+
+
+def _num_workers(config: RunConfig) -> Any:
+    if config.min_workers in (None, config.num_workers):
+        return config.num_workers
+    return config.min_workers, config.num_workers
+
+
+def _worker(settings: dict[str, Any]) -> Summary:
+    from training.worker import work
+
+    return answer_of(partial(work, preempted=_is_preempted), configs.from_dict(Job, settings))
+
+
+def _is_preempted() -> bool:
+    """Whether a node of these workers is about to go. All of them must ask together."""
+    from ray import train as ray_train
+
+    return ray_train.get_preemption_info() is not None
+
+
+def _lost_workers(config: RunConfig, error: Exception) -> TrainingError:
+    cause = str(error).strip().splitlines()[-1]
+    return TrainingError(
+        f"the workers failed more often than max_failures={config.max_failures} allows: {cause}; "
+        f"repeat the command to go on from the newest whole checkpoint"
+    )
+
+
+def _wait_for(future: "Future[Any]", job: Job) -> Any:
+    """Its result. A signal meanwhile becomes the job's stop file."""
+    stop = StopRequest()
+    with stop.listening():
+        while not wait([future], timeout=POLL_SECONDS).done:
+            if stop.is_wanted() and job.stop_file:
+                storage.write(job.stop_file, b"")
+    return future.result()

@@ -1,0 +1,53 @@
+"""Some shards of one set, and their clips as they are stored: for measuring and drawing."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.row_groups import RowGroups
+from pipelines.shards import ShardEntry, ShardSet
+from training.loading.sequence import Shape
+
+Clip = NDArray[np.integer[Any]]
+"""Frames (T, H, W, 3) uint8 or codes (t, h, w) uint16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    shard_set: ShardSet
+    entries: tuple[ShardEntry, ...]
+
+    @property
+    def num_clips(self) -> int:
+        return sum(entry.rows for entry in self.entries)
+
+    def clips_by_shape(self) -> dict[Shape, int]:
+        return {shape: sum(e.rows for e in entries) for shape, entries in self.by_shape().items()}
+
+    def by_shape(self) -> dict[Shape, list[ShardEntry]]:
+        def shape(entry: ShardEntry) -> Shape:
+            return entry.shape
+
+        filled = sorted((entry for entry in self.entries if entry.rows), key=shape)
+        return {grid: list(entries) for grid, entries in groupby(filled, key=shape)}
+
+
+def stored_clips(shelves: Sequence[Shelf], *, max_clips: int | None = None) -> Iterator[tuple[str, Clip]]:
+    """Ids and clips; with `max_clips`, that many, evenly from all of them."""
+    total = sum(shelf.num_clips for shelf in shelves)
+    wanted = total if max_clips is None else min(max_clips, total)
+    chosen = {i * total // wanted for i in range(wanted)} if wanted else set()
+    position = 0
+    for shelf in shelves:
+        row_groups = RowGroups(shelf.shard_set)
+        for entry in shelf.entries:
+            for index, num_rows in enumerate(entry.row_groups):
+                rows = [row for row in range(num_rows) if position + row in chosen]
+                if rows:
+                    clips = row_groups.read(entry, index)
+                    yield from ((clips.ids[row].decode(), clips.arrays[row]) for row in rows)
+                position += num_rows

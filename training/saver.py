@@ -1,0 +1,207 @@
+"""Saving beside the steps: the step stands still while the state is copied, and goes on while it is written.
+
+Every rank writes its files in a thread of its own. At each step boundary the ranks tell each other how far
+they are; once all files of all ranks are on the disk, rank 0 commits the checkpoint. No thread ever talks to
+another rank, so that nothing can wait for a word that a dead thread owes.
+"""
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from infra.errors import CheckpointError, ReelgptError
+from training.engine.engine import Engine
+from training.loop import Metrics, Progress
+from training.run import Run
+from training.saving import checkpoints
+from training.saving.background import Background
+from training.saving.copies import Copies
+from training.saving.manifest import FileRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A checkpoint in the writing."""
+
+    name: str
+    state: dict[str, Any]
+    records: Background[list[FileRecord]]
+
+    @property
+    def problem(self) -> str | None:
+        """Why this rank's files will not come to be."""
+        try:
+            self.records.result()
+        except ReelgptError as error:
+            return str(error)
+        return None
+
+
+class Saving:
+    """Commits a checkpoint when one is due, never two at once, and forgets the oldest."""
+
+    def __init__(
+        self,
+        run: Run,
+        engine: Engine,
+        progress: Progress,
+        facts: dict[str, Any],
+        *,
+        resumed: checkpoints.Found,
+    ) -> None:
+        """`facts`: what the state holds beside the progress: the run's identity and tracking."""
+        self._run = run
+        self._config = run.config.checkpoints
+        self._root = run.directory.checkpoints
+        self._engine = engine
+        self._progress = progress
+        self._facts = facts
+        self._unwanted = [damage.name for damage in resumed.passed_over]
+        self._saved_step = resumed.checkpoint.step if resumed.checkpoint else 0
+        self._pending: Pending | None = None
+        self._housekeeping: Background[None] | None = None
+        self._is_untidy = False
+        self._copies = copies_of(run)
+        self._stall_seconds = 0.0
+        self.newest = resumed.checkpoint.name if resumed.checkpoint else None
+        """Name of the checkpoint that holds the last state committed."""
+
+    def __call__(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
+        with self._stalling():
+            self._commit_once_written()
+            self._tidy_up()
+            if self._run.config.is_saved(step):
+                self._begin()
+
+    def tell_stall(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
+        """A listener before the metrics are written: seconds that saving held up the steps since the last
+        logged one."""
+        if metrics:
+            metrics["save_stall_seconds"] = self._stall_seconds
+            self._stall_seconds = 0.0
+
+    def name_at(self, step: int) -> str | None:
+        """Of the checkpoint that holds the state after `step`, whether or not it is written yet."""
+        if step != self._saved_step:
+            return None
+        return self._pending.name if self._pending else self.newest
+
+    def finish(self) -> None:
+        """Commits the state after the last step done, if that has not happened. All ranks call together."""
+        self._begin()
+        self._commit()
+        if self._housekeeping:
+            self._housekeeping.wait()
+        self._tidy_up()
+        if self._housekeeping:
+            self._housekeeping.result()
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """However the block ends, no thread is left in the midst of a file when the process goes."""
+        try:
+            yield
+        finally:
+            for work in (self._pending and self._pending.records, self._housekeeping):
+                if work:
+                    work.wait()
+
+    def _begin(self) -> None:
+        progress, ranks = self._progress, self._run.ranks
+        if progress.step == self._saved_step:
+            return
+        self._commit()  # never two at once
+        name, state = ranks.broadcast(checkpoints.new_name(progress.step)), self._state()
+        snapshot = self._engine.snapshot(self._root, name, state, copied=self._config.background)
+        self._pending = Pending(name, state, Background(snapshot.write))
+        self._saved_step = progress.step
+        if not self._config.background:
+            self._commit()
+
+    def _commit_once_written(self) -> None:
+        """Looks whether the pending checkpoint is on every rank's disk. All ranks ask together."""
+        if self._pending is None:
+            return
+        num_writing = self._run.ranks.sum([float(not self._pending.records.is_done)])[0]
+        if not num_writing:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Waits for the pending checkpoint and commits it. Raises CheckpointError, on all ranks alike, where
+        one of them could not write."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        problem = next(filter(None, self._run.ranks.gather(pending.problem)), None)
+        if problem is not None:
+            if self._run.ranks.is_first:
+                checkpoints.abandon(self._root, pending.name)
+            raise CheckpointError(problem)
+        files = [record for records in self._run.ranks.gather(pending.records.result()) for record in records]
+        if self._run.ranks.is_first:
+            self._run.attempt.require_newest()
+            step = pending.state["step"]
+            checkpoints.commit(self._root, name=pending.name, step=step, state=pending.state, files=files)
+            self._is_untidy = True
+        self.newest = pending.name
+
+    def _tidy_up(self) -> None:
+        """Begins to forget and to copy what is due, unless the last time is not over: nobody waits for it."""
+        if not self._is_untidy or (self._housekeeping and not self._housekeeping.is_done):
+            return
+        if self._housekeeping:
+            self._housekeeping.result()
+        self._run.attempt.require_newest()
+        self._is_untidy = False
+        self._housekeeping = Background(self._keep_house)
+
+    def _keep_house(self) -> None:
+        keep_last, keep_every_steps = self._config.keep_last, self._config.keep_every_steps
+        checkpoints.prune(
+            self._root, keep_last=keep_last, keep_every_steps=keep_every_steps, unwanted=self._unwanted
+        )
+        if self._copies is not None:
+            self._copies.catch_up(self._config)
+
+    @contextmanager
+    def _stalling(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._stall_seconds += time.monotonic() - began
+
+    def _state(self) -> dict[str, Any]:
+        step = self._progress.step
+        return {
+            "step": step,
+            "clips": self._run.config.batches.clips_taken(step),
+            "units": self._progress.units,
+            "samples_digest": self._progress.samples_digest,
+            "layout": layout(self._run),
+            "versions": versions(),
+            **self._facts,
+        }
+
+
+def copies_of(run: Run) -> Copies | None:
+    copy_to = run.config.checkpoints.copy_to
+    return None if copy_to is None else Copies(run.directory.path, copy_to)
+
+
+def layout(run: Run) -> dict[str, int]:
+    """How the state lies in the files: in another one it must be converted."""
+    world_size = run.ranks.world_size
+    return {"world_size": world_size, "zero_stage": run.config.engine.stage_among(world_size)}
+
+
+def versions() -> dict[str, str]:
+    """What may change the last bit of a number."""
+    from importlib.metadata import version
+
+    return {"python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "deepspeed", "numpy")
+    }

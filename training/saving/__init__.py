@@ -1,0 +1,1 @@
+"""Checkpoints: committed whole or absent, hashed, copied, kept and pruned."""
