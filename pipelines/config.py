@@ -15,6 +15,10 @@ Keep = Literal["none", "kept", "all"]
 SIDE = 128
 SQUARE = 8
 """Pixels along the side of the square that one code stands for, at least: no tokenizer has smaller ones."""
+DECODER_BYTES = 384 * MIB
+"""Address space of a decoding child beside the frames of a span: libraries, and the pictures of a codec."""
+COPIES_OF_A_SPAN = 2
+"""Frames as decoded, and cropped or repeated ones."""
 MOST_NEAR_BITS = 48
 """Of 192, from which on clips that show different things count as near."""
 
@@ -180,6 +184,22 @@ class ExtractConfig:
     keep: Keep = "kept"
     """Of which clips the rows of span files hold frames or codes: of those that the thresholds keep, of all,
     or of none."""
+
+    def __post_init__(self) -> None:
+        """A span whose frames do not fit a decoding child would fail for every source."""
+        frames, sizes = self.sampling.frames_per_span, self.sampling.frame_sizes
+        height, width = max(sizes, key=math.prod)
+        free_bytes = (self.limits.memory_mb << 20) - DECODER_BYTES
+        most = free_bytes // (COPIES_OF_A_SPAN * 3 * height * width)
+        if frames > most:
+            needed_mb = (COPIES_OF_A_SPAN * 3 * height * width * frames + DECODER_BYTES >> 20) + 1
+            seconds = math.floor(10 * most / self.sampling.fps) / 10
+            shorter = f"--sampling.span-seconds {seconds:g} or " if most else ""
+            raise ConfigError(
+                f"a span of {self.sampling.span_seconds:g} s holds {frames} frames of {width}x{height} "
+                f"pixels, which a decoding child of {self.limits.memory_mb} MB has no room for; give "
+                f"{shorter}--limits.memory-mb {needed_mb}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
