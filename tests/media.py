@@ -37,6 +37,28 @@ def make_sound_with_cover(path: Path) -> Path:
     return path
 
 
+def make_video_behind_sound(path: Path, *, options: tuple[str, ...]) -> Path:
+    """A transport stream that is sound alone for longer than demuxers look; then the video begins."""
+    sound, both = path.with_suffix(".sound.ts"), path.with_suffix(".both.ts")
+    tone = ("-f", "lavfi", "-i", "sine", "-c:a", "mp2", "-b:a", "384k")
+    ffmpeg(*tone, "-t", "150", str(sound))
+    later = ("-output_ts_offset", "150", "-mpegts_start_pid", "512")
+    ffmpeg("-f", "lavfi", "-i", MOVING, *tone, "-t", "3", *options, *later, str(both))
+    path.write_bytes(sound.read_bytes() + both.read_bytes())
+    sound.unlink()
+    both.unlink()
+    return path
+
+
+def make_video_behind_a_broken_stream(path: Path, *, options: tuple[str, ...]) -> Path:
+    """Two video streams, and of the first one nothing can be decoded."""
+    whole = make_video(path.with_suffix(".whole.mkv"), options=options)
+    both = ("-i", str(whole), "-map", "0:v", "-map", "0:v", "-c", "copy")
+    ffmpeg(*both, "-bsf:v:0", "noise=amount=1", str(path))
+    whole.unlink()
+    return path
+
+
 def make_bad_files(folder: Path) -> dict[str, str]:
     """Files that cannot be decoded: name to the error class that each must get."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,15 @@ import pytest
 
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decode import Decoded, Decoder, read_frames
-from tests.media import MOVING, ffmpeg, make_bad_files, make_still, make_video
+from tests.media import (
+    MOVING,
+    ffmpeg,
+    make_bad_files,
+    make_still,
+    make_video,
+    make_video_behind_a_broken_stream,
+    make_video_behind_sound,
+)  # fmt: skip
 
 CODECS = {
     "h264.mp4": ("-c:v", "libx264", "-bf", "2"),
@@ -21,10 +29,7 @@ CODECS = {
     "theora.ogv": ("-c:v", "libtheora"),
     "mpeg4.avi": ("-c:v", "mpeg4", "-q:v", "2"),
     "mpeg2.mpg": ("-c:v", "mpeg2video", "-q:v", "2"),
-    "h264.ts": (
-        "-c:v",
-        "libx264",
-    ),
+    "h264.ts": ("-c:v", "libx264"),
     "flv.flv": ("-c:v", "flv", "-q:v", "2"),
     "moving.gif": (),
 }
@@ -69,6 +74,28 @@ def test_every_format_shows_the_same_frames_at_the_same_times(
     decoded = decode(make_video(folder / name, options=CODECS[name]))
     assert decoded.error_class is None
     assert decoded.frames.shape == reference.shape
+    error = np.abs(decoded.frames.astype(int) - reference).mean(axis=(1, 2, 3))
+    assert error.max() < 9, f"{decoded.decoder} is {error.max():.1f} levels off"
+
+
+INTERLACED = {
+    "interlaced.mp4": ("-c:v", "libx264", "-flags", "+ilme+ildct", "-x264-params", "tff=1"),
+    "interlaced.mpg": ("-c:v", "mpeg2video", "-q:v", "2", "-flags", "+ilme+ildct"),
+}
+
+
+@pytest.mark.parametrize("name", [*INTERLACED, "behind-sound.ts", "behind-a-broken-stream.mkv"])
+def test_odd_streams_show_the_same_frames_too(
+    folder: Path, decode: Callable[..., Decoded], reference: np.ndarray, name: str
+) -> None:
+    if name == "behind-sound.ts":
+        path = make_video_behind_sound(folder / name, options=CODECS["h264.ts"])
+    elif name == "behind-a-broken-stream.mkv":
+        path = make_video_behind_a_broken_stream(folder / name, options=CODECS["h264.mp4"])
+    else:
+        path = make_video(folder / name, options=INTERLACED[name])
+    decoded = decode(path)
+    assert decoded.frames.shape == reference.shape, (decoded.error_class, decoded.error)
     error = np.abs(decoded.frames.astype(int) - reference).mean(axis=(1, 2, 3))
     assert error.max() < 9, f"{decoded.decoder} is {error.max():.1f} levels off"
 

@@ -16,6 +16,9 @@ WIDEST = 8
 """How many times a picture may be as wide, or as high, as what is cut out of it. Beyond, PyAV cuts it before
 it resizes it, lest a resized picture fill the memory."""
 
+TURNS = ((), ("cclock",), ("clock", "clock"), ("clock",))
+"""By quarter turns counter-clockwise, as decord makes them: before the picture is resized."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -71,13 +74,10 @@ class Converter:
             self._graph, self._made_for = self._graph_for(frame), properties
         frame.pts = None  # a picture is asked for, not a place in a stream
         self._graph.push(frame)
-        return self._shape.cut(np.rot90(self._graph.vpull().to_ndarray(), self._shape.quarter_turns))
+        return self._shape.cut(self._graph.vpull().to_ndarray())
 
     def _graph_for(self, frame: Any) -> av.filter.Graph:
         shape = self._shape
-        width, height = (
-            (shape.height, shape.width) if shape.quarter_turns % 2 else (shape.width, shape.height)
-        )
         graph = av.filter.Graph()
         graph.threads = 1
         nodes = [
@@ -92,7 +92,8 @@ class Converter:
         ]
         if shape.precrop is not None:
             nodes.append(graph.add("crop", "{}:{}".format(*shape.precrop)))
-        nodes += [graph.add("scale", f"{width}:{height}"), graph.add("format", "rgb24")]
+        nodes += [graph.add("transpose", turn) for turn in TURNS[shape.quarter_turns]]
+        nodes += [graph.add("scale", f"{shape.width}:{shape.height}"), graph.add("format", "rgb24")]
         graph.link_nodes(*nodes, graph.add("buffersink"))
         graph.configure()
         return graph

@@ -175,9 +175,10 @@ def _first_frame(container: Any, is_cut_off: bool) -> tuple[int, Any]:
         raise RefusedError("unsupported", "this build has no decoder for the video stream")
     found: dict[int, Any] = {}
     for packet in _packets(container, streams):
-        if packet.stream_index not in found:
+        index = packet.stream.index  # `packet.stream_index` is 0 where the end of any stream is told
+        if index not in found:
             first = next(_decoded(packet, lambda: None), None)
-            found |= {} if first is None else {packet.stream_index: first}
+            found |= {} if first is None else {index: first}
         if streams[0].index in found:
             break
     if not found and _is_animated_webp(container.name):
