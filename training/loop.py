@@ -63,8 +63,12 @@ def run_steps(
     listeners: Sequence[Listener],
     stop: StopRequest,
     pulse: Pulse,
+    save: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Trains from `progress` to the last step; False where a stop was agreed before it."""
+    """Trains from `progress` to the last step; False where a stop was agreed before it.
+
+    `save` is called where a machine is about to be taken away.
+    """
     config, objective, ranks = run.config, run.objective, run.ranks
     steps = config.batches.steps_taken(progress.step + 1, config.steps)
     make, depth = partial(step_input, run, batches), config.batches.prefetch_steps
@@ -80,8 +84,10 @@ def run_steps(
             num_targets, num_units, num_stops, num_asks, *digest = ranks.sum(
                 [*counts, *wishes, *given.samples_digest]
             )
-            if num_stops or (num_asks and stop.is_preempted()):
+            if num_stops:
                 return False
+            if num_asks and stop.is_preempted():
+                save()
             pulse.at(step, "update")
             lr = config.optimizer.learning_rate(step, config.steps)
             losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=num_targets)

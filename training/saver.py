@@ -89,10 +89,14 @@ class Saving:
             return None
         return self._pending.name if self._pending else self.newest
 
-    def finish(self) -> None:
+    def save_now(self) -> None:
         """Commits the state after the last step done, if that has not happened. All ranks call together."""
         self._begin()
         self._commit()
+
+    def finish(self) -> None:
+        """After the last step: what is committed, is also copied and tidied up. All ranks call together."""
+        self.save_now()
         if self._housekeeping:
             self._housekeeping.wait()
         self._tidy_up()

@@ -40,7 +40,8 @@ from training.tracking.tracked_run import Tracking
 def work(job: Job, *, preempted: Callable[[], bool] | None = None) -> dict[str, Any]:
     """Trains to the last step and gives the run's summary, on all workers. Raises Stopped if asked to.
 
-    `preempted` is the launcher's notice that machines are about to go: see `training.launching.stopping`.
+    `preempted` is the launcher's notice that machines are about to go: the state is saved, and training goes
+    on until they do.
     """
     stop = StopRequest(job.stop_file, preempted=preempted)
     torch.set_num_threads(job.config.threads_per_worker)
@@ -80,7 +81,7 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     with closing(batches), _status_told(tracking), saving.closing():
         watchdog = _watchdog(run, speaks=stop.is_heard_here)
         with bundles.finishing(), watchdog.watching() as pulse:
-            is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse)
+            is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse, saving.save_now)
         saving.finish()
         if not is_done:
             raise Stopped(

@@ -53,20 +53,24 @@ def read_sidecar(uri: str) -> pa.Table:
 
 
 def _parsed(data: bytes, suffix: str) -> pa.Table:
+    """In this thread: one that Arrow has just started can abort a process that ends at once, on a refusal."""
     from pyarrow import csv, parquet
     from pyarrow import json as json_lines
 
     stream = pa.BufferReader(data)
     if suffix == ".parquet":
-        return parquet.read_table(stream)
+        return parquet.read_table(stream, use_threads=False, pre_buffer=False)
     if suffix == ".csv":
         as_text = csv.ConvertOptions(
             column_types=dict.fromkeys(SCHEMA.names, pa.string()), null_values=[""], strings_can_be_null=True
         )
         return csv.read_csv(
-            stream, convert_options=as_text, parse_options=csv.ParseOptions(newlines_in_values=True)
+            stream,
+            csv.ReadOptions(use_threads=False),
+            csv.ParseOptions(newlines_in_values=True),
+            as_text,
         )
-    return json_lines.read_json(stream)
+    return json_lines.read_json(stream, json_lines.ReadOptions(use_threads=False))
 
 
 def _check_columns(uri: str, names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Three hours of video in one file: every span of it has its row, and memory is bounded whatever its length."""
+"""Three hours of video in one file: every span has its row, and memory does not grow with the length."""
 
 import os
 import signal

@@ -1,7 +1,7 @@
 """A wish to stop, heard by one worker and agreed by all at a step boundary.
 
-It comes as SIGTERM or SIGINT; where a launcher stands between the signal and the workers, as a file; or as a
-notice that the machine will be taken away.
+It comes as SIGTERM or SIGINT, or, where a launcher stands between the signal and the workers, as a file. A
+notice that a machine will be taken away is heard here too, but stops nothing: a launcher goes on without it.
 """
 
 import ctypes
@@ -21,11 +21,12 @@ ASK_SECONDS = 5.0
 
 class StopRequest:
     def __init__(self, file: str | None = None, *, preempted: Callable[[], bool] | None = None) -> None:
-        """`preempted`: whether the machine is about to be taken away, answered to all workers alike."""
+        """`preempted`: whether a machine is about to be taken away, answered to all workers alike."""
         self._file = file
         self._signal = FirstSignal(_tell)
         self._preempted = preempted
         self._last_asked = time.monotonic()
+        self._is_noticed = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -47,12 +48,15 @@ class StopRequest:
 
     def is_time_to_ask(self) -> bool:
         """Whether this worker finds that all should ask `is_preempted`, which takes a while."""
-        return self._preempted is not None and time.monotonic() - self._last_asked > ASK_SECONDS
+        if self._preempted is None or self._is_noticed:
+            return False
+        return time.monotonic() - self._last_asked > ASK_SECONDS
 
     def is_preempted(self) -> bool:
-        """All workers must ask together, once any of them found that it is time."""
+        """True once. All workers must ask together, once any of them found that it is time."""
         self._last_asked = time.monotonic()
-        return self._preempted is not None and self._preempted()
+        self._is_noticed = self._preempted is not None and self._preempted()
+        return self._is_noticed
 
 
 def _tell() -> None:

@@ -1,0 +1,138 @@
+"""What a run under Ray Train outlives: a node that goes, one that is announced to go, a worker that hangs."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.shards import ShardSet
+from tests.clusters import Cluster, two_node_cluster
+from tests.training import runs
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.deepspeed,
+    pytest.mark.faults,
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(400),
+]
+Digests = dict[int, float]
+"""Of the clips that a run has seen by each logged step."""
+STEPS = 400
+LONG = (f"--steps={STEPS}", "--checkpoints.every-steps=20", "--evaluation.every-steps=400")
+ELASTIC = ("--launcher=ray", "--num-workers=2", "--min-workers=1")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """One that may be harmed."""
+    with two_node_cluster() as started:
+        yield started
+
+
+@pytest.fixture
+def place(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
+    """Where the command finds the cluster, and MLflow."""
+    found = {"RAY_ADDRESS": cluster.gcs_address, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    return os.environ | cluster.environment | found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(token_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Digests:
+    """Digests of the clips that a run has seen by each logged step, on one worker without Ray."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    bare = runs.bare_environment(folder / "site")
+    runs.run(*gpt(token_set, folder / "run"), *LONG, "--num-workers=1", env=bare)
+    return digests(folder / "run")
+
+
+def gpt(token_set: ShardSet, run_dir: Path) -> tuple[str, ...]:
+    return "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", *runs.GPT
+
+
+def digests(run_dir: Path) -> Digests:
+    return {int(line["step"]): line["samples_digest"] for line in runs.metrics(run_dir)}
+
+
+def kill_node(pid: int) -> None:
+    """As if the machine were switched off."""
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        process.kill()
+
+
+def announce_its_end(cluster: Cluster, environment: Mapping[str, str]) -> None:
+    """What a cloud does before it takes the second node away."""
+    ask = (
+        "import ray; ray.init(log_to_driver=False);"
+        "print(next(n['NodeID'] for n in ray.nodes() if 'node:__internal_head__' not in n['Resources']))"
+    )
+    asked = [sys.executable, "-c", ask]
+    node = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    command = [
+        str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={cluster.gcs_address}",
+        f"--node-id={node.stdout.split()[-1]}", "--reason=DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message=wanted elsewhere", "--deadline-remaining-seconds=300",
+    ]  # fmt: skip
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+
+
+def test_where_a_node_is_lost_the_run_goes_on_with_the_workers_that_are_left(
+    cluster: Cluster,
+    place: dict[str, str],
+    token_set: ShardSet,
+    tmp_path: Path,
+    undisturbed: Digests,
+) -> None:
+    run_dir = tmp_path / "run"
+    process = runs.start(*gpt(token_set, run_dir), *LONG, *ELASTIC, env=place)
+    runs.wait_until(lambda: runs.newest_committed(run_dir) >= 60, process)
+    kill_node(cluster.second_node)
+    summary = runs.finish(process)
+    assert summary["resumed_from"] >= 60
+    assert summary["workers"] == 1
+    assert digests(run_dir) == undisturbed
+
+
+def test_where_a_node_is_announced_to_go_the_state_is_saved_before_it_does(
+    cluster: Cluster,
+    place: dict[str, str],
+    token_set: ShardSet,
+    tmp_path: Path,
+    undisturbed: Digests,
+) -> None:
+    run_dir, seldom = tmp_path / "run", "--checkpoints.every-steps=400"
+    process = runs.start(*gpt(token_set, run_dir), *LONG, seldom, *ELASTIC, env=place)
+    runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
+    announce_its_end(cluster, place)
+    runs.wait_until(lambda: runs.newest_committed(run_dir) > 0, process)
+    saved = runs.newest_committed(run_dir)
+    assert 0 < saved < STEPS
+    kill_node(cluster.second_node)
+    summary = runs.finish(process)
+    assert summary["resumed_from"] == saved
+    assert summary["workers"] == 1
+    assert digests(run_dir) == undisturbed
+
+
+def test_a_worker_that_stands_still_ends_the_run_and_is_named(
+    cluster: Cluster, place: dict[str, str], token_set: ShardSet, tmp_path: Path
+) -> None:
+    """SIGSTOP: it neither dies nor answers, and Ray has nothing to start again."""
+    run_dir = tmp_path / "run"
+    command = (*gpt(token_set, run_dir), "--launcher=ray", *LONG)
+    patience = "--watchdog.floor-seconds=6", "--watchdog.grace-seconds=60"
+    process = runs.start(*command, *patience, env=place)
+    runs.wait_until(lambda: runs.newest_committed(run_dir) >= 3, process)
+    (stopped,) = runs.ray_workers(cluster.second_node)
+    os.kill(stopped, signal.SIGSTOP)
+    refusal = runs.finish(process, code=1)
+    assert re.search(r"rank [01] did not arrive and gives no sign", refusal["error"])
+    assert "repeat the command" in refusal["error"]
+    assert not psutil.pid_exists(stopped)  # gone with its group
+    assert runs.run(*command, env=place)["resumed_from"] >= 3
