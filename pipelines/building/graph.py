@@ -23,7 +23,7 @@ from infra.errors import ClusterError, ReelgptError
 from pipelines.building import calls
 from pipelines.building.completion import Watch
 from pipelines.building.pace import Devices
-from pipelines.building.stages import decode_spans, extract_spans, inspect_files, read_row_groups
+from pipelines.building.stages import DecodeSpans, ReadRowGroups, extract_spans, inspect_files, read_frames
 from pipelines.building.tokenizing import DecodeAndTokenize, TokenizeRecords
 from pipelines.config import DecodeLimits, ExtractConfig, Resources
 
@@ -66,11 +66,7 @@ def tokenize(
     Where there are GPUs, the cores decode for them. Where there are none, every core does both: two stages
     would have to be given shares of the cores that no one knows in advance.
     """
-    read = (
-        partial(read_row_groups, frames_uri=source)
-        if isinstance(source, str)
-        else partial(decode_spans, config=source)
-    )
+    read = ReadRowGroups(source) if isinstance(source, str) else DecodeSpans(source)
     gpus = calls.num_gpus(resources, cluster.num_gpus(), may_grow=cluster.may_grow())
     most = calls.most_tokenizers(resources, gpus=gpus, cpus=cluster.num_cpus())
     readers = cluster.num_cpus() if gpus else most
@@ -81,7 +77,8 @@ def tokenize(
         pool = _pool(resources, min(most, len(sizes)), needs)
         options: dict[str, Any] = {"compute": pool, "fn_constructor_kwargs": encoding, **needs}
         if gpus:
-            codes = _map(_map(blocks, read), TokenizeRecords, batch_size=resources.spans_per_file, **options)
+            frames = _map(blocks, partial(read_frames, read=read))
+            codes = _map(frames, TokenizeRecords, batch_size=resources.spans_per_file, **options)
         else:
             options["fn_constructor_kwargs"] = {"read": read, **encoding}
             codes = _map(blocks, DecodeAndTokenize, **options)

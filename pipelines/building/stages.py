@@ -1,13 +1,15 @@
 """What one worker does with a batch of units: decode, read, record. No Ray here.
 
-A stage takes and gives Arrow tables of `records.record_schema`; the ids travel with every batch. Each is safe
-to repeat: nothing is written but span files, under names of their own.
+A stage takes and gives Arrow tables, of `records.record_schema` where they hold records; the ids travel with
+every batch. Inside a worker records are rows, since a table would copy their frames. Each stage is safe to
+repeat: nothing is written but span files, under names of their own.
 """
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,6 +26,7 @@ from pipelines.spans import SOURCE_SCHEMA, Span, content_id, identify, row
 
 BYTES_PER_FILE = 64 << 20
 """Of records of frames that wait in a worker for their span file."""
+Row = dict[str, Any]
 REPORTED = [
     "unit_id",
     "outcome",
@@ -54,10 +57,61 @@ def inspect_files(files: pa.Table, limits: DecodeLimits) -> pa.Table:
     return pa.Table.from_pylist(sources, schema=SOURCE_SCHEMA)
 
 
-def decode_spans(spans: pa.Table, config: ExtractConfig) -> Iterator[pa.Table]:
-    """Spans to records of frames, one row a span, one table a row."""
-    for span in (Span(**fields) for fields in spans.to_pylist()):
-        record = outcomes.of_span(span, decoded(span, config), config)
+@dataclass(frozen=True, slots=True)
+class DecodeSpans:
+    """Spans to records of frames, one a span."""
+
+    config: ExtractConfig
+
+    def prepare(self) -> None:
+        """What takes a while before the first span."""
+        decoder_of_this_process(self.config.limits).start()
+
+    def __call__(self, spans: pa.Table) -> Iterator[Row]:
+        for span in (Span(**fields) for fields in spans.to_pylist()):
+            yield outcomes.of_span(span, decoded(span, self.config), self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRowGroups:
+    """Row groups of a frame set to records of frames, one a row group."""
+
+    frames_uri: str
+
+    def prepare(self) -> None:
+        pass
+
+    def __call__(self, units: pa.Table) -> Iterator[Row]:
+        shard_set = ShardSet.open(self.frames_uri)
+        entries = {entry.path: entry for entry in shard_set.manifest.shards}
+        judged_by = thresholds_key(filters_of(shard_set.manifest))
+        for unit in units.to_pylist():
+            table = shard_set.read_row_group(entries[unit["path"]], unit["group"])
+            clips = table.drop_columns(["digest"]).to_pylist()
+            yield {
+                "unit_id": unit["unit_id"],
+                "span_id": unit["unit_id"],
+                "source_id": "",
+                "source": unit["path"],
+                "start_seconds": 0.0,
+                "outcome": "ok",
+                "num_frames": sum(clip["shape"][0] for clip in clips),
+                "num_clips": len(clips),
+                "judged_by": judged_by,
+                "attempts": 1,
+                "decode_cpu_seconds": 0.0,
+                "tokenize_seconds": 0.0,
+                "clips": clips,
+            }
+
+
+Read = DecodeSpans | ReadRowGroups
+"""How a worker comes to the frames of its units."""
+
+
+def read_frames(units: pa.Table, read: Read) -> Iterator[pa.Table]:
+    """Records of frames for another worker, one table a unit."""
+    for record in read(units):
         yield pa.Table.from_pylist([record], schema=records.record_schema("frames"))
 
 
@@ -81,39 +135,13 @@ def decoded(span: Span, config: ExtractConfig) -> Decoded:
 def extract_spans(spans: pa.Table, config: ExtractConfig, out: str) -> Iterator[pa.Table]:
     """Spans to span files of frames, a new one whenever BYTES_PER_FILE are there."""
     write, waiting, began = WriteRecords(out), [], time.perf_counter()
-    for table in decode_spans(spans, config):
+    for table in read_frames(spans, DecodeSpans(config)):
         waiting.append(table)
         if sum(one.nbytes for one in waiting) >= BYTES_PER_FILE:
             yield write(pa.concat_tables(waiting), began)
             waiting, began = [], time.perf_counter()
     if waiting:
         yield write(pa.concat_tables(waiting), began)
-
-
-def read_row_groups(units: pa.Table, frames_uri: str) -> Iterator[pa.Table]:
-    """Row groups of a frame set to records of frames, one table a row group."""
-    shard_set = ShardSet.open(frames_uri)
-    entries = {entry.path: entry for entry in shard_set.manifest.shards}
-    judged_by = thresholds_key(filters_of(shard_set.manifest))
-    for unit in units.to_pylist():
-        table = shard_set.read_row_group(entries[unit["path"]], unit["group"])
-        clips = table.drop_columns(["digest"]).to_pylist()
-        record = {
-            "unit_id": unit["unit_id"],
-            "span_id": unit["unit_id"],
-            "source_id": "",
-            "source": unit["path"],
-            "start_seconds": 0.0,
-            "outcome": "ok",
-            "num_frames": sum(clip["shape"][0] for clip in clips),
-            "num_clips": len(clips),
-            "judged_by": judged_by,
-            "attempts": 1,
-            "decode_cpu_seconds": 0.0,
-            "tokenize_seconds": 0.0,
-            "clips": clips,
-        }
-        yield pa.Table.from_pylist([record], schema=records.record_schema("frames"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,13 @@ sums run in another order. So a batch takes clips of any spans, and only the las
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines import records
-from pipelines.building.stages import WriteRecords
-
-Row = dict[str, Any]
+from pipelines.building.stages import Read, Row, WriteRecords
 
 
 class TokenizeRecords:
@@ -25,13 +22,13 @@ class TokenizeRecords:
         self._write = WriteRecords(out)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return self.finish([table])
+        return self.finish(iter(table.to_pylist()))
 
-    def finish(self, tables: Iterable[pa.Table]) -> pa.Table:
+    def finish(self, rows: Iterator[Row]) -> pa.Table:
         """Encodes the records as they come, so that the frames of one span are there at a time."""
         began = time.perf_counter()
-        rows = list(self._encoder.encode(row for table in tables for row in table.to_pylist()))
-        return self._write(pa.Table.from_pylist(rows, schema=records.record_schema("tokens")), began)
+        done = self._encoder.encode(rows)
+        return self._write(pa.Table.from_pylist(done, schema=records.record_schema("tokens")), began)
 
 
 class DecodeAndTokenize:
@@ -41,14 +38,8 @@ class DecodeAndTokenize:
     whichever of the two costs more, and no frame leaves the process.
     """
 
-    def __init__(
-        self,
-        *,
-        read: Callable[[pa.Table], Iterator[pa.Table]],
-        tokenizer: str,
-        clips_per_batch: int,
-        out: str,
-    ) -> None:
+    def __init__(self, *, read: Read, tokenizer: str, clips_per_batch: int, out: str) -> None:
+        read.prepare()
         self._read = read
         self._records = TokenizeRecords(tokenizer=tokenizer, clips_per_batch=clips_per_batch, out=out)
 

@@ -76,6 +76,10 @@ class Decoder:
         """`duration_seconds` (None where unknown), or `error_class` and `error`."""
         return self._ask(file, {"verb": "probe"})[0]
 
+    def start(self) -> None:
+        """The child, before it is needed."""
+        self._ready_child()
+
     def child_pid(self) -> int | None:
         return self._child.pid if self._child else None
 

@@ -73,11 +73,10 @@ def perceptual_hash(frames: np.ndarray) -> str:
 
 def _hash_of_picture(luma: np.ndarray) -> str:
     small = cv2.resize(luma, (HASHED_SIDE, HASHED_SIDE), interpolation=cv2.INTER_AREA)
-    frequencies = cv2.dct(small.astype(np.float32))[:HASHED_FREQUENCIES, :HASHED_FREQUENCIES].ravel()
-    frequencies = np.round(
-        frequencies
-    )  # a flat picture has none, and no noise of the last bit in their place
-    return np.packbits(frequencies > np.median(frequencies[1:])).tobytes().hex()
+    lowest = cv2.dct(small.astype(np.float32))[:HASHED_FREQUENCIES, :HASHED_FREQUENCIES].ravel()
+    frequencies = np.round(lowest)  # a flat picture has none, and no noise of the last bit in their place
+    median = np.sort(frequencies[1:])[(len(frequencies) - 1) // 2]  # of an odd number
+    return np.packbits(frequencies > median).tobytes().hex()
 
 
 def _differences(luma: np.ndarray) -> list[float]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from infra.storage import FileInfo
-from pipelines.building.stages import decode_spans, decoder_of_this_process, inspect_files
+from pipelines.building.stages import DecodeSpans, decoder_of_this_process, inspect_files
 from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
 from pipelines.decoding.decode import Decoded, Decoder
 from pipelines.error_classes import ERROR_CLASSES
@@ -131,7 +131,7 @@ def test_every_span_of_a_bad_file_has_one_row_of_a_known_class(folder: Path, tmp
     files = [FileInfo(uri=str(p), name=p.name, size=p.stat().st_size, modified="") for p in bad.iterdir()]
     with none_left_behind():
         spans = span_table(inspect_files(table_of(files), LIMITS), 2.0)
-        rows = [row for table in decode_spans(spans, config) for row in table.to_pylist()]
+        rows = list(DecodeSpans(config)(spans))
         decoder_of_this_process(LIMITS).close()
     assert [row["unit_id"] for row in rows] == spans.column("span_id").to_pylist()
     assert {row["source"] for row in rows} == {file.name for file in files}

@@ -1,7 +1,6 @@
 """Real videos, and what is made of them by the stages themselves, without Ray."""
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ from pipelines.building.build import take
 from pipelines.building.completion import Watch, complete
 from pipelines.building.inventory import FILE_COLUMNS
 from pipelines.building.job import TokenizerRef, VideoJob
-from pipelines.building.stages import decode_spans, decoder_of_this_process, extract_spans, inspect_files
+from pipelines.building.stages import DecodeSpans, decoder_of_this_process, extract_spans, inspect_files
 from pipelines.building.tokenizing import DecodeAndTokenize
 from pipelines.building.work import video_work
 from pipelines.config import DecodeLimits, ExtractConfig, PackConfig, Resources, SamplingConfig, SplitConfig
@@ -64,7 +63,7 @@ def build_without_ray(videos: Path, out: Path, tokenizer: TokenizerRef | None) -
         if tokenizer is None:
             list(extract_spans(missing, CONFIG, place))
         else:
-            read = partial(decode_spans, config=CONFIG)
+            read = DecodeSpans(CONFIG)
             clips_per_batch = claim.CLIPS_PER_BATCH
             DecodeAndTokenize(read=read, tokenizer=tokenizer.uri, clips_per_batch=clips_per_batch, out=place)(
                 missing

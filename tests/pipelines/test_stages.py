@@ -12,7 +12,7 @@ import pytest
 
 from infra.errors import ClusterError, StorageError
 from pipelines.building import stages
-from pipelines.building.stages import decode_spans, inspect_files
+from pipelines.building.stages import DecodeSpans, inspect_files
 from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
 from pipelines.decoding import decoding_process
 from pipelines.decoding.decode import Decoder
@@ -32,8 +32,7 @@ def records_of(folder: Path) -> dict[str, dict[str, Any]]:
     """Source name to the record of its only span."""
     files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(folder)])])
     spans = span_table(inspect_files(files, CONFIG.limits), CONFIG.sampling.span_seconds)
-    tables = list(decode_spans(spans, CONFIG))
-    return {table.column("source")[0].as_py(): table.to_pylist()[0] for table in tables}
+    return {row["source"]: row for row in DecodeSpans(CONFIG)(spans)}
 
 
 def test_every_file_has_one_row_with_clips_or_the_class_of_its_error(tmp_path: Path) -> None:
