@@ -16,9 +16,9 @@ class BatchesConfig:
     """Clips a step, over all workers and accumulated micro-batches."""
     micro_batch: int
     """Clips in one forward pass of one worker, all of one grid."""
-    window_groups: int = 8
-    """Row groups whose rows are shuffled among each other. Memory is needed for two such windows of each grid
-    of each shard set."""
+    window_groups: int = 32
+    """Row groups whose rows are shuffled among each other: a batch comes from so many places. Memory is
+    needed for two such windows of each grid of each shard set, and a row group is about a MiB."""
     weights: tuple[float, ...] = ()
     """Share of the clips that each shard set gives, in the order of --data, as 0.7 0.3; by their sizes if
     none are given."""
