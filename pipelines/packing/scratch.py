@@ -2,24 +2,54 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from infra.errors import StorageError
 
 MORE_ROOM = "set TMPDIR to a folder with room for all clips that are kept, and repeat the command"
+PREFIX = "reelgpt-pack-"
+YOUNG_SECONDS = 60.0
+"""A folder of this age may be another's that is not locked yet."""
 FEWER_FILES = "raise the limit (`ulimit -n`) or --pack.shard-bytes, and repeat the command"
 
 
 @contextlib.contextmanager
 def folder() -> Iterator[str]:
-    """In TMPDIR; gone after the block. Raises StorageError where none can be made."""
+    """In TMPDIR; gone after the block, or, where a kill ended that, when the next one is made. Raises
+    StorageError where none can be made."""
     with contextlib.ExitStack() as stack:
         with explained(os.environ.get("TMPDIR", "/tmp")):  # noqa: S108 - its name, for the sentence
-            made = stack.enter_context(tempfile.TemporaryDirectory(prefix="reelgpt-pack-"))
+            made = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX))
+            stack.enter_context(_locked(Path(made)))
+            _sweep(Path(made).parent)
         yield made
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """While this process lives. Raises BlockingIOError where another one has it."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(parent: Path) -> None:
+    """Removes what killed processes left; not what is another user's, or in use."""
+    for left in parent.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > YOUNG_SECONDS:
+                with _locked(left):
+                    shutil.rmtree(left)
 
 
 @contextlib.contextmanager
