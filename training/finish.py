@@ -49,15 +49,9 @@ def finish(
     bundle = write_bundle(run, directory.bundle, model, origin, evaluation)
     _complete_last_line(directory, evaluation)
     summary = {
-        "recipe": config.name,
-        "run_dir": directory.path,
-        "steps_done": progress.step,
+        **_facts(run, progress),
         "resumed_from": resumed_from,
-        run.objective.unit: progress.units,
         "parameters": sum(value.numel() for value in weights.values()),
-        "workers": config.num_workers,
-        "zero_stage": config.engine.stage_among(config.num_workers),
-        "clips_left_out": run.data.num_left_out,
         **_history(directory),
         **evaluation,
         "measured": sorted(evaluation),
@@ -68,6 +62,19 @@ def finish(
     }
     storage.write_json(directory.result, summary)
     return summary
+
+
+def _facts(run: Run, progress: Progress) -> dict[str, Any]:
+    config = run.config
+    return {
+        "recipe": config.name,
+        "run_dir": run.directory.path,
+        "steps_done": progress.step,
+        run.objective.unit: progress.units,
+        "workers": config.num_workers,
+        "zero_stage": config.engine.stage_among(config.num_workers),
+        "clips_left_out": run.data.num_left_out,
+    }
 
 
 def _evaluate(model: nn.Module, run: Run) -> dict[str, float]:

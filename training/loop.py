@@ -97,14 +97,17 @@ def run_steps(
             if config.is_logged(step):
                 metrics = mean_losses(losses, num_targets, ranks) | engine.metrics() | {"lr": lr}
                 require_finite(metrics, step)
-                metrics |= {"epoch": batches.epoch(step), objective.unit: float(progress.units)}
-                metrics["samples_digest"] = float(progress.samples_digest)
+                metrics |= {"epoch": batches.epoch(step)} | _told(progress, objective.unit)
                 metrics |= pace.metrics(progress.units, world_size=ranks.world_size)
             pulse.at(step, "beside")
             for listener in listeners:
                 listener(step, metrics)
             pulse.at(step + 1, "data")
     return True
+
+
+def _told(progress: Progress, unit: str) -> Metrics:
+    return {unit: float(progress.units), "samples_digest": float(progress.samples_digest)}
 
 
 def step_input(run: Run, batches: Batches, step: int) -> StepInput:

@@ -96,11 +96,7 @@ def verify_resume(
     `on_done` hears how many of the three commands are done. What they wrote is deleted if all agrees. Raises
     UsageError where the run is shorter than that, TrainingError where a command fails.
     """
-    if half < 1 or 2 * half > config.steps:
-        raise UsageError(
-            f"--verify-resume {half} compares runs of {2 * half} steps, and the run has {config.steps}; "
-            f"give a number from 1 to {config.steps // 2}"
-        )
+    _require_length(config, half)
     shown = _shown(config, half)
     changed = _changed(shown, workers, zero_stage)
     whole, broken = (RunDirectory.at(storage.join(place.scratch, name)) for name in ("whole", "interrupted"))
@@ -124,6 +120,14 @@ def verify_resume(
     if verdict.agrees:
         storage.delete(place.scratch)
     return verdict
+
+
+def _require_length(config: RunConfig, half: int) -> None:
+    if half < 1 or 2 * half > config.steps:
+        raise UsageError(
+            f"--verify-resume {half} compares runs of {2 * half} steps, and the run has {config.steps}; "
+            f"give a number from 1 to {config.steps // 2}"
+        )
 
 
 def _changed(config: RunConfig, workers: int | None, zero_stage: Any) -> RunConfig:

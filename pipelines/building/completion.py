@@ -12,6 +12,7 @@ from pipelines.building.pace import Devices, Meter, Pace, record
 from pipelines.building.work import Work
 from pipelines.packing.merging import merge_small_files
 from pipelines.packing.pack import pack
+from pipelines.shards import Manifest
 
 Watch = Callable[[pa.Table], None]
 """Called with a few columns of the rows just done."""
@@ -25,18 +26,25 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
     started, units = time.perf_counter(), work.units.num_rows
     if work.there and work.is_sealed():
         on_progress(units, units, "")
-        return Built(
-            manifest=work.there.manifest,
-            units=units,
-            done_before=units,
-            done_now=0,
-            seconds=0.0,
-            sources_kept=work.sources_kept,
-        )
+        return _built(work, work.there.manifest, done_before=units)
     missing = missing_of(work)
-    count = num_done = units - missing.num_rows
+    done_before = units - missing.num_rows
+    on_progress(done_before, units, "starting")
+    pace = _run(work, missing, run, on_progress) if missing.num_rows else None
+    on_progress(units, units, "packing")
+    merge_small_files(work.place)
+    manifest = pack(work.out, work.recipe, work.parts(), lease)
+    if pace is not None:
+        record(work.out, pace)
+    on_progress(units, units, "")
+    seconds = time.perf_counter() - started
+    return _built(work, manifest, done_before=done_before, seconds=seconds, pace=pace)
 
-    meter, pace = Meter(), None
+
+def _run(work: Work, missing: pa.Table, run: RunUnits, on_progress: OnProgress) -> Pace | None:
+    """Does the missing units. Raises ShardError where one of them has no row afterwards."""
+    units = work.units.num_rows
+    meter, count = Meter(), units - missing.num_rows
 
     def watch(rows: pa.Table) -> None:
         nonlocal count
@@ -44,23 +52,21 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
         count += rows.num_rows
         on_progress(count, units, "")
 
-    on_progress(count, units, "starting")
-    if missing.num_rows:
-        devices = run(missing, work.place, watch)
-        pace = _pace(meter, devices, work) if devices else None
-        _check_complete(work)
-    on_progress(units, units, "packing")
-    merge_small_files(work.place)
-    manifest = pack(work.out, work.recipe, work.parts(), lease)
-    if pace is not None:
-        record(work.out, pace)
-    on_progress(units, units, "")
+    devices = run(missing, work.place, watch)
+    _check_complete(work)
+    return _pace(meter, devices, work) if devices else None
+
+
+def _built(
+    work: Work, manifest: Manifest, *, done_before: int, seconds: float = 0.0, pace: Pace | None = None
+) -> Built:
+    units = work.units.num_rows
     return Built(
         manifest=manifest,
         units=units,
-        done_before=num_done,
-        done_now=missing.num_rows,
-        seconds=time.perf_counter() - started,
+        done_before=done_before,
+        done_now=units - done_before,
+        seconds=seconds,
         pace=pace,
         sources_kept=work.sources_kept,
     )

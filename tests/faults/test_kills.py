@@ -1,6 +1,7 @@
 """SIGKILL to every kind of process at random moments: the run, or the command repeated, ends as if nothing
 had been."""
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 from tests.clusters import two_node_cluster
@@ -82,6 +84,28 @@ def test_a_run_of_which_a_process_is_killed_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.exhaustive
+def test_killed_while_it_inspects_while_it_merges_and_while_it_packs_it_ends_as_if_nothing_had_been(
+    undisturbed: Callable[[str], tuple[Run, Content]], tmp_path: Path
+) -> None:
+    run, content = undisturbed("extract")
+    run, rng = replace(run, out=str(tmp_path / "out")), random.Random(f"{SEED}/stages")
+    moments: dict[str, tuple[Callable[[float], bool], float]] = {
+        "inspecting": (lambda _: any(Path(run.out).glob("lease*")), 6.0),
+        "merging": (lambda _: num_rows(run.out) >= len(content.spans), 0.3),
+        "packing": (lambda began: any(is_newer(path, began) for path in Path(run.out).glob("shards/*")), 0.1),
+    }
+    with none_left_behind():
+        for name, (is_time, longest) in moments.items():
+            with run.start(tmp_path / f"{name}.log") as driver:
+                wait_until(partial(is_time, time.time()), driver.poll)
+                time.sleep(rng.uniform(0, longest))
+                driver.kill()
+        summary = run.finish(tmp_path / "again.log")
+    assert summary["done_before"] == summary["units"]
+    assert Content.of(run.out) == content
+
+
+@pytest.mark.exhaustive
 def test_a_node_that_dies_during_a_run_changes_nothing(
     undisturbed: Callable[[str], tuple[Run, Content]], tmp_path: Path
 ) -> None:
@@ -130,6 +154,21 @@ def victims(driver: int, kind: str) -> list[psutil.Process]:
 
 def has_rows(out: str) -> bool:
     return any(Path(out).glob("spans/*/*.parquet"))
+
+
+def num_rows(out: str) -> int:
+    """In span files, of which some may go while they are counted: they are merged."""
+    count = 0
+    for path in Path(out).glob("spans/*/*.parquet"):
+        with contextlib.suppress(FileNotFoundError):
+            count += pq.read_metadata(path).num_rows
+    return count
+
+
+def is_newer(path: Path, began: float) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_mtime > began
+    return False
 
 
 def wait_until(holds: Callable[[], bool], ended: Callable[[], int | None]) -> None:

@@ -69,10 +69,7 @@ def train(
     summary = None if resume.isdigit() else directory.finished()
     if summary is not None:
         if leads:
-            bring_owed(directory.path, config.checkpoints)
-        if leads and is_owing(directory, config, summary):
-            with directory.lease():
-                summary = settle(directory, config, opened, directory.finished() or summary)
+            summary = _with_debts_paid(summary, directory, config, opened)
         return summary | {"was_finished": True}
     job = _job(config, directory, opened, needs_stop_file=launch is not _here)
     job = replace(job, pause_after=pause_after)
@@ -83,6 +80,17 @@ def train(
         with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
             summary = _launched(launch, job, directory, opened)
         return settle(directory, config, opened, summary) | {"was_finished": False}
+
+
+def _with_debts_paid(
+    summary: Summary, directory: RunDirectory, config: RunConfig, data: TrainingData
+) -> Summary:
+    """Of a finished run: what is to be copied, sent and registered still."""
+    bring_owed(directory.path, config.checkpoints)
+    if not is_owing(directory, config, summary):
+        return summary
+    with directory.lease():
+        return settle(directory, config, data, directory.finished() or summary)
 
 
 def _launched(
