@@ -82,6 +82,7 @@ def test_killed_at_any_moment_and_repeated_it_ends_the_same(
     assert ended_the_same(run_dir, summary, undisturbed(stage))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.faults
 def test_killed_before_its_first_step_or_after_its_last_it_ends_the_same(
     undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
@@ -102,6 +103,7 @@ def test_killed_before_its_first_step_or_after_its_last_it_ends_the_same(
     assert ended_the_same(run_dir, runs.run(*gpt(token_set, run_dir, 2), env=bare), undisturbed(2))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.faults
 def test_a_worker_that_dies_while_saving_leaves_no_checkpoint(
     undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
@@ -263,6 +265,7 @@ def test_under_ray_train_a_killed_worker_changes_nothing(
 
 
 @pytest.mark.ray
+@pytest.mark.exhaustive
 @pytest.mark.faults
 def test_under_ray_train_a_killed_command_repeated_at_once_ends_the_same(
     undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

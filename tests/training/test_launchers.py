@@ -108,6 +108,7 @@ def test_as_tasks_of_an_srun_it_trains_the_same(
     assert runs.metrics(tmp_path / "run") == expected
 
 
+@pytest.mark.exhaustive
 @pytest.mark.faults
 def test_a_rank_that_stands_still_ends_the_run_and_is_named(
     token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
