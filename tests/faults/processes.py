@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
-LEAVING_SECONDS = 60.0
+LEAVING_SECONDS = 120.0
 """Within this time the daemons and workers of Ray notice that their driver is gone, on a busy machine too."""
 
 
@@ -27,7 +27,7 @@ def none_left_behind() -> Iterator[None]:
         deadline = time.monotonic() + LEAVING_SECONDS
         while (left := _living(before)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        names = [f"{words_of(one).strip()} ({time.time() - one.create_time():.0f} s old)" for one in left]
+        names = [described(one) for one in left]
     finally:
         for one in _living(before):
             kill(one)
@@ -54,6 +54,13 @@ def words_of(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         return " ".join(process.cmdline())
     return ""
+
+
+def described(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        age = time.time() - process.create_time()
+        return f"{words_of(process).strip()} ({age:.0f} s old, {process.status()}, below {process.ppid()})"
+    return f"{process.pid}, gone by now"
 
 
 def _living(before: set[psutil.Process]) -> list[psutil.Process]:
