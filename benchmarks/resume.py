@@ -5,9 +5,9 @@
 
 Saving: seconds that the step stands still, one worker at ZeRO 2, beside waiting for the same save, beside
 DeepSpeed's own save_checkpoint, and beside a bare torch.save of weights and optimizer state, which neither
-hashes nor waits for the disk. Resuming: seconds from `reelgpt train` to the end of its next step, beside a
-process that imports torch and DeepSpeed and reads the same bytes: nothing can resume faster than that. Each
-measurement is a process of its own; the medians are shown.
+hashes nor waits for the disk. Resuming: seconds from `reelgpt train` to its next step, which is told apart,
+beside a process that imports torch and DeepSpeed and reads the same bytes: nothing can resume faster than
+that. Each measurement is a process of its own; the medians are shown.
 """
 
 import argparse
@@ -154,40 +154,44 @@ def _resumes(size: str, folder: Path, num_resumes: int) -> dict[str, Any]:
         "--no-track",
     ]  # fmt: skip
     _start_and_kill(command, run_dir, until_step=2)
-    resumes, floors = [], []
+    resumes, steps, floors = [], [], []
     for _ in range(num_resumes):
         newest = max((run_dir / "checkpoints").glob("*/MANIFEST.json")).parent
         floors.append(_floor(sorted(newest.glob("*.pt"))))
-        resumes.append(_start_and_kill(command, run_dir, until_step=int(newest.name.split("-")[1])))
-    return {"resume": statistics.median(resumes), "floor": statistics.median(floors)}
+        took, step = _start_and_kill(command, run_dir, until_step=int(newest.name.split("-")[1]))
+        resumes.append(took - step)
+        steps.append(step)
+    medians = {"resume": resumes, "step": steps, "floor": floors}
+    return {name: statistics.median(seconds) for name, seconds in medians.items()}
 
 
-def _start_and_kill(command: list[str], run_dir: Path, *, until_step: int) -> float:
-    """Seconds until the step after `until_step` is logged; killed once a newer checkpoint exists."""
+def _start_and_kill(command: list[str], run_dir: Path, *, until_step: int) -> tuple[float, float]:
+    """Seconds until the step after `until_step` is logged, and those of this step; killed once a newer
+    checkpoint exists."""
     before = set((run_dir / "checkpoints").glob("*/MANIFEST.json"))
     began, began_at = time.monotonic(), time.time()
     with open(run_dir.parent / "log.txt", "a") as log:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log)
-    took = None
+    took, step = None, 0.0
     while took is None or not set((run_dir / "checkpoints").glob("*/MANIFEST.json")) - before:
         if process.poll() is not None:
             sys.exit((run_dir.parent / "log.txt").read_text()[-2000:])
-        if took is None and _last_step(run_dir, since=began_at) > until_step:
-            took = time.monotonic() - began
+        if took is None and (line := _last_line(run_dir, since=began_at)) and line["step"] > until_step:
+            took, step = time.monotonic() - began, line["seconds_per_step"]
         time.sleep(POLL_SECONDS)
     process.kill()
     process.wait()
-    return took
+    return took, step
 
 
-def _last_step(run_dir: Path, *, since: float) -> int:
-    """The last that was logged, if this was after `since`: a process that was killed may have got further."""
+def _last_line(run_dir: Path, *, since: float) -> dict[str, float] | None:
+    """Of the metrics, if it is of after `since`: a process that was killed may have got further."""
     try:
         lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-        last = json.loads(lines[-1]) if lines else {"step": 0, "timestamp_ms": 0}
-    except (FileNotFoundError, ValueError):
-        return 0
-    return int(last["step"]) if last["timestamp_ms"] >= since * 1000 else 0
+        last: dict[str, float] = json.loads(lines[-1])
+    except (FileNotFoundError, ValueError, IndexError):
+        return None
+    return last if last["timestamp_ms"] >= since * 1000 else None
 
 
 def _floor(files: list[Path]) -> float:
@@ -225,6 +229,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         "stall / DeepSpeed": lambda row: f"{row['background'] / row['deepspeed']:.1%}",
         "torch.save, s": lambda row: f"{row['torch_save']:.3f}",
         "to the next step, s": lambda row: f"{row['resume']:.2f}",
+        "the step, s": lambda row: f"{row['step']:.2f}",
         "import and read, s": lambda row: f"{row['floor']:.2f}",
         "ratio": lambda row: f"{row['resume'] / row['floor']:.2f}",
     }

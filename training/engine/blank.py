@@ -5,10 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_)
-"""What `torch.nn.init` and the layers' own constructors end in."""
+DRAWING = (
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+)
+"""What layers' constructors and `torch.nn.init` end in; of the latter, those that come here themselves, since
+what they call then does not."""
 
 
 class Blank(TorchFunctionMode):
@@ -18,4 +26,7 @@ class Blank(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         del types
-        return args[0] if func in DRAWING else func(*args, **(kwargs or {}))
+        given = kwargs or {}
+        if func in DRAWING:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)

@@ -4,12 +4,15 @@ Hashing happens while reading, so that a resume reads every byte once.
 """
 
 import hashlib
+import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from infra import storage
 from infra.errors import CheckpointError, StorageError
 from training.saving.manifest import Checkpoint, FileRecord
 
+PART_BYTES = 16 << 20
 KEPT_BYTES = 8 << 30
 """Of verified files that wait in memory to be parsed; what exceeds it is read, and hashed, once more."""
 
@@ -46,11 +49,18 @@ class VerifiedFiles:
         self._kept.clear()
 
     def _read(self, record: FileRecord) -> bytes:
-        with storage.open_input(storage.join(self.folder, record.name)) as file:
-            data = file.read()
-        if hashlib.sha256(data).hexdigest() != record.sha256:
+        """A part is hashed while the next one is read."""
+        digest, data, hashed = hashlib.sha256(), io.BytesIO(), None
+        place = storage.join(self.folder, record.name)
+        with ThreadPoolExecutor(1) as hasher, storage.open_input(place) as file:
+            while part := file.read(PART_BYTES):
+                if hashed is not None:
+                    hashed.result()
+                hashed = hasher.submit(digest.update, part)
+                data.write(part)
+        if digest.hexdigest() != record.sha256:
             raise CheckpointError(_other_bytes(record))
-        return data
+        return data.getvalue()
 
 
 def problem_of(folder: str, record: FileRecord) -> str | None:
