@@ -84,6 +84,7 @@ INTERLACED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*INTERLACED, "behind-sound.ts", "behind-a-broken-stream.mkv"])
 def test_odd_streams_show_the_same_frames_too(
     folder: Path, decode: Callable[..., Decoded], reference: np.ndarray, name: str

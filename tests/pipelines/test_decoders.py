@@ -51,7 +51,7 @@ def both(path: Path, size: int, complaints: Complaints) -> tuple[np.ndarray, np.
     return decords.frames(shape.crop), with_pyav.sample(video, shape, whole, complaints).frames(shape.crop)
 
 
-@pytest.mark.parametrize("size", [64, 136])
+@pytest.mark.parametrize("size", [64, pytest.param(136, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_decord_and_pyav_give_the_same_bytes(
     name: str, size: int, tmp_path: Path, complaints: Complaints
