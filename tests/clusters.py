@@ -74,17 +74,16 @@ def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[i
     try:
         yield process.pid
     finally:
-        _stop(process)
+        kill_node(process.pid)  # nothing of it is needed again
+        process.wait()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the node and each process that it had started, at once: nothing of it is needed again."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    for member in family:
+def kill_node(pid: int) -> None:
+    """Ends it and each process that it had started, at once, as if the machine were switched off."""
+    node = psutil.Process(pid)
+    for process in (node, *node.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+            process.kill()
 
 
 def _wait_for_nodes(address: str, token: Mapping[str, str], num_nodes: int) -> None:

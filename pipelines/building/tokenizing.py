@@ -5,7 +5,7 @@ sums run in another order. So a batch takes clips of any spans, and only the las
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,9 @@ class TokenizeRecords:
         self._write = WriteRecords(out)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return self.finish(iter(table.to_pylist()))
+        return self.finish(table.to_pylist())
 
-    def finish(self, rows: Iterator[Row]) -> pa.Table:
+    def finish(self, rows: Iterable[Row]) -> pa.Table:
         """Encodes the records as they come, so that the frames of one span are there at a time."""
         began = time.perf_counter()
         done = self._encoder.encode(rows)

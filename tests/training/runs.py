@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.shards import ShardSet
 from training.saving import manifest
 
 STEPS = 12
@@ -24,6 +25,7 @@ GPT = (
     "--objective.model.num-heads=2", "--objective.model.num-kv-heads=1", "--objective.model.hidden-dim=32",
     "--batches.global-batch=8", "--batches.micro-batch=2",
 )  # fmt: skip
+IMPATIENT = ("--watchdog.floor-seconds=6", "--watchdog.grace-seconds=60")
 TOKENIZER = (
     *OPTIONS, "--objective.model.frame-size=16", "--objective.model.base-channels=8",
     "--objective.model.max-channels=8", "--objective.model.num-heads=1", "--objective.model.patch-size=4",
@@ -63,6 +65,10 @@ TIMING = (
     "save_stall_seconds", "memory_gb", "mfu", "timestamp_ms",
 )  # fmt: skip
 PATIENCE_SECONDS = 250.0
+
+
+def gpt(token_set: ShardSet, run_dir: Path) -> tuple[str, ...]:
+    return "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", *GPT
 
 
 def bare_environment(folder: Path, *, fault: str = "") -> dict[str, str]:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipelines.shards import ShardSet
-from tests.clusters import Cluster, two_node_cluster
+from tests.clusters import Cluster, kill_node, two_node_cluster
 from tests.training import runs
 
 pytestmark = [
@@ -48,22 +48,12 @@ def undisturbed(token_set: ShardSet, tmp_path_factory: pytest.TempPathFactory) -
     """Digests of the clips that a run has seen by each logged step, on one worker without Ray."""
     folder = tmp_path_factory.mktemp("undisturbed")
     bare = runs.bare_environment(folder / "site")
-    runs.run(*gpt(token_set, folder / "run"), *LONG, "--num-workers=1", env=bare)
+    runs.run(*runs.gpt(token_set, folder / "run"), *LONG, "--num-workers=1", env=bare)
     return digests(folder / "run")
-
-
-def gpt(token_set: ShardSet, run_dir: Path) -> tuple[str, ...]:
-    return "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", *runs.GPT
 
 
 def digests(run_dir: Path) -> Digests:
     return {int(line["step"]): line["samples_digest"] for line in runs.metrics(run_dir)}
-
-
-def kill_node(pid: int) -> None:
-    """As if the machine were switched off."""
-    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-        process.kill()
 
 
 def announce_its_end(cluster: Cluster, environment: Mapping[str, str]) -> None:
@@ -90,7 +80,7 @@ def test_where_a_node_is_lost_the_run_goes_on_with_the_workers_that_are_left(
     undisturbed: Digests,
 ) -> None:
     run_dir = tmp_path / "run"
-    process = runs.start(*gpt(token_set, run_dir), *LONG, *ELASTIC, env=place)
+    process = runs.start(*runs.gpt(token_set, run_dir), *LONG, *ELASTIC, env=place)
     runs.wait_until(lambda: runs.newest_committed(run_dir) >= 60, process)
     kill_node(cluster.second_node)
     summary = runs.finish(process)
@@ -107,7 +97,7 @@ def test_where_a_node_is_announced_to_go_the_state_is_saved_before_it_does(
     undisturbed: Digests,
 ) -> None:
     run_dir, seldom = tmp_path / "run", "--checkpoints.every-steps=400"
-    process = runs.start(*gpt(token_set, run_dir), *LONG, seldom, *ELASTIC, env=place)
+    process = runs.start(*runs.gpt(token_set, run_dir), *LONG, seldom, *ELASTIC, env=place)
     runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
     announce_its_end(cluster, place)
     runs.wait_until(lambda: runs.newest_committed(run_dir) > 0, process)
@@ -125,9 +115,8 @@ def test_a_worker_that_stands_still_ends_the_run_and_is_named(
 ) -> None:
     """SIGSTOP: it neither dies nor answers, and Ray has nothing to start again."""
     run_dir = tmp_path / "run"
-    command = (*gpt(token_set, run_dir), "--launcher=ray", *LONG)
-    patience = "--watchdog.floor-seconds=6", "--watchdog.grace-seconds=60"
-    process = runs.start(*command, *patience, env=place)
+    command = (*runs.gpt(token_set, run_dir), "--launcher=ray", *LONG)
+    process = runs.start(*command, *runs.IMPATIENT, env=place)
     runs.wait_until(lambda: runs.newest_committed(run_dir) >= 3, process)
     (stopped,) = runs.ray_workers(cluster.second_node)
     os.kill(stopped, signal.SIGSTOP)

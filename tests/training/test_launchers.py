@@ -39,7 +39,6 @@ def sleep_in_step_6():
 if os.environ.get("RANK"):
     sleep_in_step_6()
 """
-IMPATIENT = ("--watchdog.floor-seconds=6", "--watchdog.grace-seconds=60")
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +51,8 @@ def expected(
     tmp_path_factory: pytest.TempPathFactory, token_set: ShardSet, bare: dict[str, str]
 ) -> list[dict[str, float]]:
     run_dir = tmp_path_factory.mktemp("expected") / "run"
-    runs.run(*gpt(token_set, run_dir), "--launcher=torchrun", env=bare)
+    runs.run(*runs.gpt(token_set, run_dir), "--launcher=torchrun", env=bare)
     return runs.metrics(run_dir)
-
-
-def gpt(token_set: ShardSet, run_dir: Path) -> tuple[str, ...]:
-    return "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", *runs.GPT
 
 
 def free_port() -> int:
@@ -70,7 +65,7 @@ def free_port() -> int:
 def test_deepspeeds_launcher_trains_the_same(
     token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
 ) -> None:
-    runs.run(*gpt(token_set, tmp_path / "ours"), "--launcher=deepspeed", env=bare)
+    runs.run(*runs.gpt(token_set, tmp_path / "ours"), "--launcher=deepspeed", env=bare)
     assert runs.metrics(tmp_path / "ours") == expected
 
 
@@ -82,7 +77,7 @@ def test_inside_a_deepspeed_of_the_users_it_trains_the_same(
     command = Path(sys.executable).parent / "deepspeed"
     options = "--num_accelerators=2", f"--master_port={free_port()}", "--module", "reelgpt", "train"
     done = subprocess.run(
-        [command, *options, *gpt(token_set, tmp_path / "run")],
+        [command, *options, *runs.gpt(token_set, tmp_path / "run")],
         env=bare | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
@@ -97,7 +92,7 @@ def test_as_tasks_of_an_srun_it_trains_the_same(
     host = {"SLURM_JOB_NODELIST": "localhost"}
     tasks = [
         runs.start(
-            *gpt(token_set, tmp_path / "run"),
+            *runs.gpt(token_set, tmp_path / "run"),
             env=bare | step | host | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
         )
         for rank in range(2)
@@ -115,8 +110,8 @@ def test_a_rank_that_stands_still_ends_the_run_and_is_named(
 ) -> None:
     """SIGSTOP: it neither dies nor answers. The command repeated goes on."""
     run_dir = tmp_path / "run"
-    command = (*gpt(token_set, run_dir), "--launcher=torchrun")
-    process = runs.start(*command, *IMPATIENT, env=bare)
+    command = (*runs.gpt(token_set, run_dir), "--launcher=torchrun")
+    process = runs.start(*command, *runs.IMPATIENT, env=bare)
     runs.wait_until(lambda: runs.steps_logged(run_dir) >= 4, process)
     stopped = worker(process.pid, rank=1)
     stopped.send_signal(signal.SIGSTOP)
@@ -137,7 +132,9 @@ def test_a_rank_that_sleeps_inside_a_collective_is_named_from_its_stack(
 ) -> None:
     run_dir = tmp_path / "run"
     sleepy = runs.bare_environment(tmp_path / "site", fault=SLEEPING_IN_A_COLLECTIVE)
-    refusal = runs.run(*gpt(token_set, run_dir), "--launcher=torchrun", *IMPATIENT, env=sleepy, code=1)
+    refusal = runs.run(
+        *runs.gpt(token_set, run_dir), "--launcher=torchrun", *runs.IMPATIENT, env=sleepy, code=1
+    )
     assert "rank 1 did not arrive;" in refusal["error"]
     (stacks,) = (run_dir / "hangs").glob("*/rank-00001.txt")
     assert "sleepy" in stacks.read_text()
@@ -158,7 +155,7 @@ def test_an_elastic_run_goes_on_with_fewer_workers(token_set: ShardSet, tmp_path
     """There is room for one of the two at most that it asks for."""
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     options = "--launcher=ray", "--num-workers=2", "--min-workers=1"
-    summary = runs.run(*gpt(token_set, tmp_path / "run"), *options, env=environment)
+    summary = runs.run(*runs.gpt(token_set, tmp_path / "run"), *options, env=environment)
     assert summary["workers"] in (1, 2)
     assert len(runs.metrics(tmp_path / "run")) == runs.STEPS
 
@@ -167,6 +164,6 @@ def test_a_range_of_workers_that_the_batch_does_not_divide_into_is_refused(
     token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
 ) -> None:
     options = "--num-workers=4", "--min-workers=2"
-    refusal = runs.run(*gpt(token_set, tmp_path / "run"), *options, env=bare, code=2)
+    refusal = runs.run(*runs.gpt(token_set, tmp_path / "run"), *options, env=bare, code=2)
     assert "there could be 3 workers" in refusal["error"]
     assert "numbers of workers that can: 1, 2, 4" in refusal["error"]
