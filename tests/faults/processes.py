@@ -26,6 +26,7 @@ def none_left_behind() -> Iterator[None]:
         yield
         deadline = time.monotonic() + LEAVING_SECONDS
         while (left := _living(before)) and time.monotonic() < deadline:
+            _bury(before)
             time.sleep(0.1)
         names = [described(one) for one in left]
     finally:
@@ -74,7 +75,11 @@ def _is_dead(process: psutil.Process) -> bool:
 
 
 def _bury(before: set[psutil.Process]) -> None:
-    """The adopted dead: nobody else asks how they ended."""
+    """The adopted dead: nobody else asks how they ended.
+
+    Until then the operating system still knows their ids, and an idle Ray worker, which asks whether its
+    raylet's id is known, stays for a raylet that is dead.
+    """
     for one in psutil.Process().children():
         if one not in before:
             with contextlib.suppress(ChildProcessError):
