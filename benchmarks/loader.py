@@ -1,6 +1,6 @@
 """How fast is the loader? Ours beside mosaicml-streaming, litdata, webdataset and Hugging Face datasets.
 
-    python benchmarks/loader.py            100,000 clips of 1,024 codes
+    python benchmarks/loader.py            262,144 clips of 1,024 codes
     python benchmarks/loader.py --quick    8,192 clips, to see that it runs
 
 All read the same codes from local files in batches of 64 clips, each in the layout that its library writes
@@ -82,7 +82,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--contenders", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--clips", type=int, default=100_000)
+    parser.add_argument("--clips", type=int, default=262_144)
     parser.add_argument("--turns", type=int, default=3, help="epochs of each; the median is shown")
     parser.add_argument("--dir", help="where the sets are written; a folder for temporary files if left out")
     parser.add_argument("--quick", action="store_true", help="8,192 clips, one epoch of each")

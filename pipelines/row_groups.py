@@ -48,7 +48,7 @@ class RowGroups:
         self._cache = None if storage.is_local(shard_set.uri) else cache
         kind = shard_set.manifest.kind
         self._columns = ["clip_id", PAYLOAD[kind][0]]
-        self._dtype = np.dtype("<u2" if kind == "tokens" else "u1")
+        self.dtype = np.dtype("<u2" if kind == "tokens" else "u1")
         self._footer = lru_cache(maxsize=NUM_FOOTERS)(self._read_footer)
 
     def read(self, entry: ShardEntry, index: int) -> Clips:
@@ -71,7 +71,7 @@ class RowGroups:
             return Clips(ids.view(f"S{ids.shape[1]}")[:, 0], self._arrays(payload, entry))
 
     def _arrays(self, payload: NDArray[np.uint8], entry: ShardEntry) -> NDArray[np.integer[Any]]:
-        return payload.view(self._dtype).reshape(len(payload), *entry.shape)
+        return payload.view(self.dtype).reshape(len(payload), *entry.shape)
 
     def _read_footer(self, entry: ShardEntry) -> pq.FileMetaData:
         def parse(data: Bytes) -> pq.FileMetaData | None:

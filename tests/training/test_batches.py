@@ -60,6 +60,15 @@ def test_a_clip_comes_with_its_own_id_and_others_of_its_shape(shard_sets: list[S
             np.testing.assert_array_equal(clip, known[clip_id])
 
 
+def test_a_batch_stays_what_it_was_when_its_window_has_been_read_over(shard_sets: list[ShardSet]) -> None:
+    known = dict(stored_clips([shelf(shard_set) for shard_set in shard_sets]))
+    reading = batches(*shard_sets)
+    kept = [part for step in (*range(1, 15), 40, 3, 2) for part in reading.micro_batches(step)]
+    assert len({clip_id for part in kept for clip_id in part.clip_ids}) == len(known)
+    for part in kept:
+        np.testing.assert_array_equal(part.clips, np.stack([known[clip_id] for clip_id in part.clip_ids]))
+
+
 def test_the_tail_of_an_epoch_runs_into_the_next(token_set: ShardSet) -> None:
     num_clips = token_set.num_clips("train")
     assert num_clips % CONFIG.global_batch

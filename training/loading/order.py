@@ -34,7 +34,7 @@ class Order:
         """`key`: what beside the epoch the order depends on, as the seed."""
         self._sizes = np.asarray(group_sizes, dtype=np.int64)
         self._key = key
-        self._window_groups = window_groups
+        self.window_groups = window_groups
         self.clips_per_epoch = int(self._sizes.sum())
         self.windows_per_epoch = -(-len(self._sizes) // window_groups)
         self._epoch = lru_cache(maxsize=2)(self._arrange_epoch)
@@ -62,12 +62,12 @@ class Order:
         """Row groups in the epoch's order, and the position at which each window of them ends."""
         groups = shuffled(len(self._sizes), *self._key, epoch)
         ends = np.cumsum(self._sizes[groups])
-        last = np.arange(self._window_groups - 1, len(groups) + self._window_groups - 1, self._window_groups)
+        last = np.arange(self.window_groups - 1, len(groups) + self.window_groups - 1, self.window_groups)
         return groups, ends[np.minimum(last, len(groups) - 1)]
 
     def _arrange_window(self, epoch: int, number: int) -> Window:
-        first = number * self._window_groups
-        groups = self._epoch(epoch)[0][first : first + self._window_groups]
+        first = number * self.window_groups
+        groups = self._epoch(epoch)[0][first : first + self.window_groups]
         rows = shuffled(int(self._sizes[groups].sum()), *self._key, epoch, number)
         return Window(epoch, number, groups, rows)
 

@@ -77,7 +77,7 @@ class MicroBatches:
         while row < self._micro_batch:
             stocks, nth = self._turns_of_sets(grid, first + row)
             stocks, nth = stocks[: self._micro_batch - row], nth[: self._micro_batch - row]
-            for stock in np.unique(stocks):
+            for stock in np.flatnonzero(np.bincount(stocks)):
                 rows = np.flatnonzero(stocks == stock)
                 yield Piece(int(stock), int(nth[rows[0]]), row + rows)
             row += len(stocks)
