@@ -45,7 +45,7 @@ def track(description: str, total: float | None = None) -> Iterator[Bar]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    progress = Progress(*columns, console=console())
+    progress = Progress(*columns, console=console(), auto_refresh=console().is_terminal)
     try:
         yield Bar(progress, description, total)
     finally:
