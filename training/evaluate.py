@@ -19,9 +19,12 @@ from model.tokenizer import Tokenizer, resize
 from model.vocabulary import Vocabulary
 from training.data import Judged
 from training.engine.on_device import device_of
-from training.loading.shelf import Clip, Shelf, stored_clips
+from training.loading.shelf import Clip, Shelf, clips_of_some_groups, stored_clips
 
 MAX_CLIPS = 256
+COUNTED_CODES = 1 << 24
+"""Of the training set, for the baselines. One process reads them while the others wait, so a large set is not
+read whole."""
 SSIM_PIXELS = 11
 """The side of the window that SSIM looks through."""
 
@@ -80,9 +83,10 @@ def evaluate_gpt(
     *,
     max_clips: int = MAX_CLIPS,
 ) -> dict[str, Any]:
-    """Teacher-forced loss on the clips of `validation`, beside what counting codes, or pairs, of `train`
-    would lose."""
-    baselines = metrics.CodeBaselines((codes for _, codes in stored_clips(train)), vocabulary.num_codes)
+    """Teacher-forced loss on the clips of `validation`, beside what counting codes, or pairs, of `train`, or
+    of COUNTED_CODES evenly from it, would lose."""
+    counted = clips_of_some_groups(train, max_values=COUNTED_CODES)
+    baselines = metrics.CodeBaselines(counted, vocabulary.num_codes)
     losses = {name: metrics.Loss(0.0, 0) for name in ("val_loss", "val_loss_unigram", "val_loss_bigram")}
     num_clips = 0
     for _, codes in stored_clips(validation, max_clips=max_clips):

@@ -9,7 +9,7 @@ from infra.errors import ConfigError
 from pipelines.shards import ShardSet
 from training.configs.batches import BatchesConfig
 from training.loading.batches import Batches
-from training.loading.shelf import Shelf, stored_clips
+from training.loading.shelf import Shelf, clips_of_some_groups, stored_clips
 
 CONFIG = BatchesConfig(global_batch=12, micro_batch=2, window_groups=3)
 
@@ -103,3 +103,16 @@ def test_held_out_clips_are_taken_evenly(frame_set: ShardSet) -> None:
     some = [clip_id for clip_id, _ in stored_clips(held_out, max_clips=2)]
     assert some == [every[0], every[2]]
     assert all(isinstance(clip, np.ndarray) for _, clip in stored_clips(held_out, max_clips=1))
+
+
+@pytest.mark.parametrize(("max_values", "num_groups"), [(10**9, None), (128, 2), (1, 1)])
+def test_a_part_of_a_set_is_whole_row_groups_from_all_over_it(
+    token_set: ShardSet, max_values: int, num_groups: int | None
+) -> None:
+    every = [clip.tobytes() for _, clip in stored_clips([shelf(token_set)])]
+    sizes = [rows for entry in shelf(token_set).entries for rows in entry.row_groups]
+    some = [clip.tobytes() for clip in clips_of_some_groups([shelf(token_set)], max_values=max_values)]
+    starts = np.cumsum([0, *sizes])
+    wanted = len(sizes) if num_groups is None else num_groups
+    chosen = [i * len(sizes) // wanted for i in range(wanted)]
+    assert some == [clip for group in chosen for clip in every[starts[group] : starts[group + 1]]]

@@ -1,5 +1,6 @@
 """Some shards of one set, and their clips as they are stored: for measuring and drawing."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -51,3 +52,20 @@ def stored_clips(shelves: Sequence[Shelf], *, max_clips: int | None = None) -> I
                     clips = row_groups.read(entry, index)
                     yield from ((clips.ids[row].decode(), clips.arrays[row]) for row in rows)
                 position += num_rows
+
+
+def clips_of_some_groups(shelves: Sequence[Shelf], *, max_values: int) -> Iterator[Clip]:
+    """The clips of whole row groups, evenly from all of them, so many that they hold some `max_values` codes.
+
+    What a part of a large set costs to read is then what that part is large.
+    """
+    groups = [
+        (row_groups, entry, index)
+        for row_groups, shelf in ((RowGroups(shelf.shard_set), shelf) for shelf in shelves)
+        for entry in shelf.entries
+        for index in range(len(entry.row_groups))
+    ]
+    num_values = sum(entry.row_groups[index] * math.prod(entry.shape) for _, entry, index in groups)
+    wanted = min(len(groups), max(1, len(groups) * max_values // max(1, num_values)))
+    for row_groups, entry, index in (groups[i * len(groups) // wanted] for i in range(wanted)):
+        yield from row_groups.read(entry, index).arrays
