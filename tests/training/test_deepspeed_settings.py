@@ -1,13 +1,15 @@
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from infra.errors import ConfigError
 from training.config import RunConfig
 from training.configs.engine import EngineConfig
+from training.engine.deepspeed_keys import KEYS, VERSION
 from training.engine.deepspeed_settings import inline, settings_of
 from training.recipes import get_recipe
 
@@ -103,3 +105,92 @@ def test_what_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
 def test_without_a_json_nothing_changes() -> None:
     config = get_recipe("gpt_tiny")
     assert inline(config) is config
+
+
+@pytest.mark.parametrize(
+    ("theirs", "named"),
+    [
+        ({"gradient_cliping": 1.0}, r"gradient_cliping .*did you mean gradient_clipping\?"),
+        ({"zero_optimisation": {"stage": 2}}, r"zero_optimisation .*did you mean zero_optimization\?"),
+        ({"curriculum_learning": {"enabled": True}}, "curriculum_learning is there, which DeepSpeed"),
+        ({"data_types": {"grad_acum_dtype": "fp32"}}, r"did you mean data_types.grad_accum_dtype\?"),
+        (
+            {"data_types": {"grad_accum_dtype": "int8"}},
+            'grad_accum_dtype is "int8" there, and must be fp32 or',
+        ),
+        ({"communication_data_type": "fp7"}, "must be fp32 or fp16 or bf16"),
+        ({"wall_clock_breakdown": "yes"}, "must be true or false"),
+        ({"gradient_predivide_factor": 0}, "must be a number above 0"),
+        ({"tensorboard": True}, "must be a section"),
+    ],
+)
+def test_what_deepspeed_would_pass_over_or_break_off_at_is_refused_before(
+    theirs: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        inline(with_json(theirs, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"checkpoint": {"load_universal": True}},
+        {"checkpoint": {"writer": {"type": "fast"}}},
+        {"datastates_ckpt": {"host_cache_size": 1}},
+        {"zero_optimization": {"load_from_fp32_weights": False}},
+        {"zero_optimization": {"elastic_checkpoint": True}},
+    ],
+)
+def test_saving_and_loading_is_not_left_to_a_json(theirs: dict[str, Any], tmp_path: Path) -> None:
+    """A run could be begun so that no command can go on with it."""
+    with pytest.raises(ConfigError, match="and reelgpt, which saves and loads, makes it"):
+        inline(with_json(theirs, tmp_path))
+
+
+def test_what_would_change_the_steps_arithmetic_is_refused_and_its_default_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="gradient_allreduce_op is sum there"):
+        inline(with_json({"gradient_allreduce_op": "sum"}, tmp_path))
+    with pytest.raises(ConfigError, match="sequence_parallel_size is 2 there, and --num-workers"):
+        inline(with_json({"sequence_parallel_size": 2}, tmp_path))
+    inline(with_json({"gradient_allreduce_op": "mean", "checkpoint": {"load_universal": False}}, tmp_path))
+
+
+def test_a_file_that_is_not_there_is_called_that_and_no_bad_json(tmp_path: Path) -> None:
+    engine = EngineConfig(deepspeed_config=str(tmp_path / "none.json"))
+    with pytest.raises(ConfigError, match=r"none\.json is not there; give a file") as refusal:
+        inline(replace(get_recipe("gpt_tiny"), engine=engine))
+    assert "no JSON" not in str(refusal.value)
+
+
+class Asked(dict[str, Any]):
+    """Remembers every key that it was asked for, also in its copies."""
+
+    names: ClassVar[set[str]] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.names.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.names.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.names.add(str(key))
+        return super().__contains__(key)
+
+    def keys(self) -> Any:
+        return self
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+def test_the_known_keys_are_those_that_the_installed_deepspeed_asks_for() -> None:
+    from training.engine.connection import deepspeed
+
+    reader = importlib.import_module("deepspeed.runtime.config")
+    deepspeed.DeepSpeedConfig(Asked(train_batch_size=1))
+    removed = set(reader._REMOVED_TOP_LEVEL_CONFIG_KEYS)
+    for_a_mesh = {"sequence_parallel_size", "data_parallel_size"}  # which deepspeed.initialize reads itself
+    assert (Asked.names - removed - {"bfloat16"}) | for_a_mesh == KEYS
+    assert deepspeed.__version__ == VERSION

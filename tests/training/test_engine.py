@@ -237,10 +237,21 @@ def test_gradients_that_overflow_at_the_smallest_scale_end_the_run_with_a_remedy
         training.steps(1, 2, 3)
 
 
-def test_a_misspelt_key_of_a_deepspeed_json_is_refused_by_its_name(token_set: ShardSet) -> None:
-    misspelt = tiny(deepspeed_config='{"zero_optimization": {"reduce_bucket_sise": 1}}')
-    with pytest.raises(ConfigError, match=r"DeepSpeed refuses .*: reduce_bucket_sise: Extra inputs"):
-        Training(misspelt, token_set)
+@pytest.mark.parametrize(
+    ("theirs", "named"),
+    [
+        ('{"zero_optimization": {"reduce_bucket_sise": 1}}', "reduce_bucket_sise: Extra inputs"),
+        ('{"zero_optimization": {"mics_shard_size": 2}}', "MiCS ZeRO-3 sharding has been removed"),
+        ('{"data_types": {"param_dtype": "bf16"}}', "param_dtype='bf16' conflicts with"),
+        ('{"weight_quantization": {"enabled": 3, "q": 4}}', "enabled: "),
+    ],
+)
+def test_what_deepspeed_refuses_of_a_json_is_one_sentence(
+    theirs: str, named: str, token_set: ShardSet
+) -> None:
+    """It says so in four kinds of exceptions."""
+    with pytest.raises(ConfigError, match=f"DeepSpeed refuses engine.deepspeed_config: .*{named}"):
+        Training(tiny(deepspeed_config=theirs), token_set)
 
 
 def test_without_a_compiler_the_run_says_so_and_goes_on(

@@ -1,7 +1,7 @@
 """What DeepSpeed is told: our settings, and a user's DeepSpeed JSON where it does not contradict them.
 
 Pure and without DeepSpeed, so that a contradiction is refused before anything starts. Keys that no setting of
-ours decides are left to DeepSpeed, which checks them itself.
+ours decides are left to DeepSpeed; which there are is `training.engine.deepspeed_keys`' matter.
 """
 
 import json
@@ -12,6 +12,9 @@ from typing import Any
 from infra import storage
 from infra.errors import ConfigError
 from training.config import RunConfig
+from training.engine.deepspeed_keys import LEFT_TO_US, faults
+
+OURS_TO_SAVE = "reelgpt, which saves and loads,"
 
 OWNERS = {
     "train_batch_size": "--batches.global-batch",
@@ -22,26 +25,51 @@ OWNERS = {
     "scheduler": "--optimizer.schedule and --optimizer.warmup-steps",
     "zero_optimization.stage": "--engine.zero-stage",
     "zero_optimization.cpu_offload": "--engine.offload-optimizer",
+    "zero_optimization.cpu_offload_param": "--engine.offload-parameters",
     "zero_optimization.offload_optimizer.device": "--engine.offload-optimizer",
     "zero_optimization.offload_param.device": "--engine.offload-parameters",
     "zero_allow_untested_optimizer": "reelgpt, whose AdamW is torch's",
     "zero_force_ds_cpu_optimizer": "reelgpt, whose AdamW is torch's",
     "bf16.enabled": "--engine.dtype",
     "fp16.enabled": "--engine.dtype",
-    "amp": "--engine.dtype",
     "torch_autocast": "--engine.dtype",
-    "elasticity": "--num-workers and --min-workers",
+    "checkpoint": OURS_TO_SAVE,
+    "datastates_ckpt": OURS_TO_SAVE,
+    "zero_optimization.load_from_fp32_weights": OURS_TO_SAVE,
+    "zero_optimization.elastic_checkpoint": OURS_TO_SAVE,
+    "gradient_allreduce_op": "reelgpt, which counts on the mean,",
+    "managed_gradient_accumulation": "reelgpt, which counts on it,",
+    "data_efficiency": "the loader (--batches)",
+    **dict.fromkeys(
+        (
+            "data_parallel_size",
+            "expert_parallel",
+            "hybrid_engine",
+            "pipeline",
+            "sequence_parallel_size",
+            "tensor_parallel",
+        ),
+        "--num-workers, who all hold the same model,",
+    ),
 }
 """Who decides a key, or all keys below it."""
+
+HARMLESS = {
+    "checkpoint.load_universal": False,
+    "gradient_allreduce_op": "mean",
+    "managed_gradient_accumulation": True,
+    "zero_optimization.cpu_offload": False,
+    "zero_optimization.cpu_offload_param": False,
+    "zero_optimization.elastic_checkpoint": False,
+    "zero_optimization.load_from_fp32_weights": True,
+}
+"""What such a key may say: what DeepSpeed does without it."""
 
 SECTIONS = {path.rpartition(".")[0] for path in OWNERS} - {""}
 """Keys that hold others; a value of their own in a user's JSON would be lost where ours is put over it."""
 
 RENAMED = {"bfloat16": "bf16"}
 """Sections under the names of older files, which DeepSpeed reads only where today's name is absent."""
-
-LEFT_TO_US = "auto"
-"""What files for Hugging Face's Trainer say where somebody else is to decide."""
 
 
 def inline(config: RunConfig) -> RunConfig:
@@ -62,7 +90,10 @@ def settings_of(config: RunConfig, world_size: int) -> dict[str, Any]:
     """What `deepspeed.initialize` is given. Raises ConfigError where the user's JSON contradicts it."""
     ours = _ours(config, world_size)
     given = config.engine.deepspeed_config
-    theirs = {} if given is None else _without_auto(_read(given))
+    read = {} if given is None else _read(given)
+    if found := list(faults(read)):
+        raise ConfigError(f"engine.deepspeed_config is nothing that DeepSpeed takes: {'; '.join(found)}")
+    theirs = _without_auto(read)
     if conflicts := list(_conflicts(ours, theirs)):
         raise ConfigError(
             f"engine.deepspeed_config contradicts the run: {'; '.join(conflicts)}; "
@@ -95,8 +126,9 @@ def _ours(config: RunConfig, world_size: int) -> dict[str, Any]:
 
 
 def _read(given: str) -> dict[str, Any]:
+    text = given if given.lstrip().startswith("{") else _fetch(given)
     try:
-        theirs = json.loads(given if given.lstrip().startswith("{") else _fetch(given))
+        theirs = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"engine.deepspeed_config={given} is no JSON: {error}") from None
     if not isinstance(theirs, dict):
@@ -140,6 +172,8 @@ def _conflicts(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
 
 def _absent(path: str) -> Any:
     """What a key means that our settings leave out."""
+    if path in HARMLESS:
+        return HARMLESS[path]
     return (
         "none" if path.endswith(".device") else False if path.endswith("enabled") else "no matter of a file"
     )

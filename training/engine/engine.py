@@ -32,6 +32,16 @@ from training.saving.verified_files import VerifiedFiles
 CLIENT_STATE = "reelgpt"
 """DeepSpeed gives our state back among keys of its own: ours lies under this one."""
 
+REFUSALS = (
+    ValidationError,
+    deepspeed.DeepSpeedConfigError,
+    AssertionError,
+    ImportError,
+    TypeError,
+    ValueError,
+)
+"""How DeepSpeed answers a JSON that it cannot use: its sections differ."""
+
 
 class Engine:
     """A learner whose forward gives (objective, sums), trained over all ranks."""
@@ -228,7 +238,7 @@ class Engine:
 def _initialized(
     learner: Learner, optimizer: torch.optim.Optimizer, config: RunConfig, world_size: int
 ) -> Any:
-    """DeepSpeed's engine. Raises ConfigError naming the keys of the user's JSON that DeepSpeed refuses."""
+    """DeepSpeed's engine. Raises ConfigError naming what of the user's JSON DeepSpeed refuses."""
     try:
         engine, *_ = deepspeed.initialize(
             model=learner,
@@ -236,14 +246,19 @@ def _initialized(
             config=_settings(config, world_size),
             dist_init_required=False,
         )
-    except ValidationError as error:
+    except REFUSALS as error:
         if config.engine.deepspeed_config is None:
             raise
-        refused = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise ConfigError(
-            f"DeepSpeed refuses engine.deepspeed_config: {'; '.join(refused)}; correct those keys"
-        ) from None
+            f"DeepSpeed refuses engine.deepspeed_config: {_reason(error)}; correct those keys"
+        ) from error
     return engine
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _settings(config: RunConfig, world_size: int) -> dict[str, Any]:
