@@ -1,6 +1,5 @@
 """A run that starts from a model's weights (--init-from), and what cannot start one."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,20 @@ STANDING_STILL = "--optimizer.peak-lr=1e-30"
 
 
 @pytest.fixture(scope="module")
-def parent(tmp_path_factory: pytest.TempPathFactory, workers: Workers, token_set: ShardSet) -> Iterator[Path]:
+def parent(tmp_path_factory: pytest.TempPathFactory, workers: Workers, token_set: ShardSet) -> Path:
     """The run whose model others start from."""
     run_dir = tmp_path_factory.mktemp("parent") / "run"
     workers.run(*runs.gpt(token_set, run_dir), world_size=1)
-    yield run_dir
+    return run_dir
 
 
 def weights_of(run_dir: Path) -> dict[str, Tensor]:
     return read_weights(read_bundle(str(run_dir / "model")))
 
 
-def fine_tune(workers: Workers, token_set: ShardSet, run_dir: Path, parent: Path, *more: str) -> dict[str, Any]:
+def fine_tune(
+    workers: Workers, token_set: ShardSet, run_dir: Path, parent: Path, *more: str
+) -> dict[str, Any]:
     start = f"--init-from={parent / 'model'}", "--seed=7"
     return workers.run(*runs.gpt(token_set, run_dir), *start, *more, world_size=1)
 
@@ -87,7 +88,7 @@ def test_a_model_of_other_codes_cannot_start_one(parent: Path, tmp_path: Path) -
     tokenizer = save_bundle(str(tmp_path / "model"), Tokenizer(TINY_TOKENIZER), lineage={}, card="Another.")
     clips = {"train": drifting_codes(3)}
     other = write_shard_set(str(tmp_path / "tokens"), "tokens", clips, tokenizer=tokenizer.uri)
-    with pytest.raises(UsageError, match="speaks the codes of tokenizer .* tokenize with the model's own"):
+    with pytest.raises(UsageError, match=r"speaks the codes of tokenizer .* tokenize with the model's own"):
         open_data(get_recipe("gpt_tiny"), other.uri, init_from=str(parent / "model"))
 
 
