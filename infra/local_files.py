@@ -5,7 +5,9 @@ folder is synced too. A writer that was killed leaves its unfinished file, which
 """
 
 import contextlib
+import heapq
 import os
+import pathlib
 import re
 import shutil
 import stat
@@ -41,23 +43,80 @@ def arriving(path: str) -> str:
     return f"{path}.{uuid.uuid4().hex}.tmp"
 
 
-def walk(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Every regular file below `folder` with what is known of it. Links are followed, but not in a circle;
-    what is no file (a pipe, a link that leads nowhere) is none of ours."""
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+def walk(
+    folder: str, enter: Callable[[str], bool] = lambda _: True
+) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Every file below `folder` with what is known of it. None is known of what is no regular file, such as a
+    pipe or a link that leads nowhere, nor of a folder that may not be read, whose path ends with a slash.
+
+    A link to a folder is followed, but not one that leads up: what is above is not below. A folder that can
+    be reached in two ways is gone through once, in the way with fewer links. `enter` says of a folder below
+    whether it is gone through at all.
+    """
+    seen = _above(folder)
+    pending = [(0, folder)]
     while pending:
-        current, above = pending.pop()
+        links, current = heapq.heappop(pending)
         try:
-            state = os.stat(current)
-        except (FileNotFoundError, NotADirectoryError):
+            identity = _identity(current)
+            entries = _entries(current) if identity not in seen else []
+        except (FileNotFoundError, NotADirectoryError):  # removed while we looked
             continue
-        if (state.st_dev, state.st_ino) not in above:
-            inside = above | {(state.st_dev, state.st_ino)}
-            for entry in _entries(current):
-                if _is_folder(entry):
-                    pending.append((entry.path, inside))
-                elif (found := _stat(entry)) is not None:
-                    yield entry.path, found
+        except PermissionError:
+            if current == folder:
+                raise
+            yield current + "/", None
+            continue
+        seen.add(identity)
+        for entry in entries:
+            if not _is_folder(entry):
+                yield entry.path, regular(entry.path)
+            elif enter(entry.path):
+                heapq.heappush(pending, (links + entry.is_symlink(), entry.path))
+
+
+def matching(pattern: str, root: str) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Every file that a glob names, as `walk` gives it, and the folders on the way that may not be read.
+    `root` is the folder that its fixed part ends with."""
+    from fsspec.utils import glob_translate
+
+    parts = pattern.split("/")
+
+    def is_named(pattern: str, path: str) -> bool:
+        return re.match(glob_translate(pattern), path) is not None
+
+    def may_hold_some(folder: str) -> bool:
+        above = parts[: folder.count("/") + 1]
+        return "**" in above or (above != parts and is_named("/".join(above), folder))
+
+    for path, state in walk(root.rstrip("/") or "/", may_hold_some):
+        if path.endswith("/") or is_named(pattern, path):
+            yield path, state
+
+
+def look_at(path: str) -> tuple[os.stat_result | None, bool]:
+    """What `walk` would give of one file, and whether there is any: a folder is none.
+
+    Raises OSError where it cannot be seen, for another reason than a link that leads nowhere.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None, os.path.islink(path)
+    except OSError:
+        if not os.path.islink(path):
+            raise
+        return None, True
+    return regular(path), not stat.S_ISDIR(mode)
+
+
+def regular(path: str) -> os.stat_result | None:
+    """What is known of the regular file there; None of anything else. Nothing is opened."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def delete(path: str) -> None:
@@ -73,18 +132,30 @@ def sweep(folder: str, *, older_than_seconds: float) -> int:
     """Removes what killed writers left unfinished; counts it. Younger ones may be at work."""
     limit, count = time.time() - older_than_seconds, 0
     for path, state in walk(folder):
-        if UNFINISHED.search(path) and state.st_mtime < limit:
+        if state and UNFINISHED.search(path) and state.st_mtime < limit:
             delete(path)
             count += 1
     return count
 
 
+def _above(folder: str) -> set[tuple[int, int]]:
+    """The folders that `folder` lies in, as far as one can see."""
+    found = set[tuple[int, int]]()
+    for parent in pathlib.Path(os.path.realpath(folder)).parents:
+        with contextlib.suppress(OSError):
+            found.add(_identity(str(parent)))
+    return found
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """What is the same however one comes there."""
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
+
+
 def _entries(folder: str) -> list["os.DirEntry[str]"]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except FileNotFoundError:  # removed while we looked
-        return []
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -92,14 +163,6 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads nowhere, or to itself
         return False
-
-
-def _stat(entry: "os.DirEntry[str]") -> os.stat_result | None:
-    try:
-        found = entry.stat()
-    except OSError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from infra import local_files, object_stores
 from infra.errors import StorageError
@@ -46,8 +46,13 @@ def local_path(uri: str) -> str:
     """The path behind a local name. In a path every sign stands for itself; in a `file://` URI `%20` is a
     space, as RFC 8089 has it."""
     if FILE_SCHEME.match(uri):
-        return unquote(FILE_SCHEME.sub("", uri))
+        return unquote(FILE_SCHEME.sub("", uri), errors="surrogateescape")
     return os.path.expanduser(uri)
+
+
+def file_uri(path: str) -> str:
+    """The URI of an absolute path, in ASCII whatever its bytes are."""
+    return "file://" + quote(os.fsencode(path))
 
 
 def is_local(uri: str) -> bool:
@@ -157,12 +162,17 @@ def open_input(uri: str) -> IO[bytes]:
         return object_stores.open_ranged(*object_stores.open_remote(uri))
 
 
-def list_files(uri: str) -> list[FileInfo]:
+def list_files(uri: str, *, irregular: bool = False) -> list[FileInfo]:
     """The files below `uri`, sorted by name; none where there is no such folder. Unfinished writes are not
-    listed."""
+    listed, and what is no regular file or cannot be reached only where `irregular` asks for it."""
     with explained(uri):
         if is_local(uri):
-            found: Iterable[FileInfo] = _local_files(absolute(uri))
+            folder = absolute(uri)
+            found: Iterable[FileInfo] = (
+                _describe_local(folder, path, state)
+                for path, state in local_files.walk(folder)
+                if state is not None or irregular
+            )
         else:
             found = _remote_files(*object_stores.open_remote(uri))
         # here, while what storage answers is explained: they are generators
@@ -171,24 +181,35 @@ def list_files(uri: str) -> list[FileInfo]:
 
 
 def matching(pattern: str) -> list[FileInfo]:
-    """The files that a glob such as `s3://bucket/day-*/*.mp4` names, sorted; names are relative to the fixed
-    part."""
+    """The files that a glob such as `s3://bucket/day-*/*.mp4` names, irregular ones too, sorted; names are
+    relative to the fixed part."""
     with explained(pattern):
-        fs, path = _open(pattern)
-        first = min(path.find(sign) for sign in "*?[" if sign in path)
-        root = path[:first].rpartition("/")[0].rstrip("/") + "/"
-        found = [
-            _describe(fs, root, name, info)
-            for name, info in fs.glob(path, detail=True).items()
-            if info["type"] == "file"
-        ]
+        if is_local(pattern):
+            path = absolute(pattern)
+            root = _fixed_part(path)
+            found = [_describe_local(root, *file) for file in local_files.matching(path, root)]
+        else:
+            fs, path = object_stores.open_remote(pattern)
+            root = _fixed_part(path)
+            found = [
+                _describe(fs, root, name, info)
+                for name, info in fs.glob(path, detail=True).items()
+                if info["type"] == "file"
+            ]
     return sorted(found, key=lambda file: file.name)
 
 
-def describe(uri: str) -> FileInfo | None:
-    """One file, named by its last part; None for a folder or where there is nothing."""
+def describe(uri: str, *, irregular: bool = False) -> FileInfo | None:
+    """One file, named by its last part; None for a folder or where there is nothing, and for what is no
+    regular file unless `irregular` asks for it."""
     with explained(uri):
-        fs, path = _open(uri)
+        if is_local(uri):
+            path = absolute(uri)
+            state, is_file = local_files.look_at(path)
+            if is_file and (state or irregular):
+                return _describe_local(os.path.dirname(path), path, state)
+            return None
+        fs, path = object_stores.open_remote(uri)
         info = _info(fs, path)
         if info is None or info["type"] != "file":
             return None
@@ -212,14 +233,6 @@ def sweep(uri: str, *, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> int:
         return object_stores.sweep(*object_stores.open_remote(uri), older_than_seconds=older_than_seconds)
 
 
-def _open(uri: str) -> tuple["AbstractFileSystem", str]:
-    if not is_local(uri):
-        return object_stores.open_remote(uri)
-    from fsspec.implementations.local import LocalFileSystem
-
-    return LocalFileSystem(), absolute(uri)
-
-
 def _info(fs: "AbstractFileSystem", path: str) -> dict[str, Any] | None:
     """Asked so that a store in trouble is never taken for one where nothing is."""
     try:
@@ -228,10 +241,16 @@ def _info(fs: "AbstractFileSystem", path: str) -> dict[str, Any] | None:
         return None
 
 
-def _local_files(folder: str) -> Iterator[FileInfo]:
-    root = folder.rstrip("/") + "/"
-    for path, state in local_files.walk(folder):
-        yield FileInfo(path, path.removeprefix(root), state.st_size, str(state.st_mtime))
+def _describe_local(folder: str, path: str, state: os.stat_result | None) -> FileInfo:
+    """A name that is not UTF-8 could be written nowhere: such a file goes by a `file://` URI, and by a name
+    with the bytes escaped."""
+    name, whole = os.fsencode(path.removeprefix(folder.rstrip("/") + "/")), os.fsencode(path)
+    try:
+        uri = whole.decode()
+    except UnicodeDecodeError:
+        uri = file_uri(path)
+    size, modified = (state.st_size, str(state.st_mtime)) if state else (0, "")
+    return FileInfo(uri, name.decode(errors="backslashreplace"), size, modified)
 
 
 def _remote_files(fs: "AbstractFileSystem", folder: str) -> Iterator[FileInfo]:
@@ -241,10 +260,20 @@ def _remote_files(fs: "AbstractFileSystem", folder: str) -> Iterator[FileInfo]:
             yield _describe(fs, root, name, info)
 
 
+def _fixed_part(pattern: str) -> str:
+    """The folder, with its slash, that all lies in that a glob can name."""
+    first = min(pattern.find(sign) for sign in "*?[" if sign in pattern)
+    return pattern[:first].rpartition("/")[0].rstrip("/") + "/"
+
+
 def _describe(fs: "AbstractFileSystem", root: str, name: str, info: dict[str, Any]) -> FileInfo:
     modified = info.get("mtime") or info.get("ETag") or info.get("LastModified") or ""
-    uri = name if "file" in fs.protocol else fs.unstrip_protocol(name)
-    return FileInfo(uri=uri, name=name.removeprefix(root), size=int(info["size"]), modified=str(modified))
+    return FileInfo(
+        uri=fs.unstrip_protocol(name),
+        name=name.removeprefix(root),
+        size=int(info["size"]),
+        modified=str(modified),
+    )
 
 
 @contextlib.contextmanager

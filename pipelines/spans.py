@@ -71,8 +71,8 @@ class Span:
 class Listing:
     files: list[FileInfo]
     """Each once, sorted by name."""
-    passed_over: int
-    """Files of the folders that are no media files by their suffix."""
+    passed_over: list[str]
+    """URIs of the files of the folders that are no media files by their suffix, sorted."""
 
 
 def list_videos(videos: Iterable[str]) -> list[FileInfo]:
@@ -80,8 +80,10 @@ def list_videos(videos: Iterable[str]) -> list[FileInfo]:
 
 
 def find_videos(videos: Iterable[str]) -> Listing:
-    """Files named by folders, globs and URIs. Raises UsageError where there is none."""
+    """Files named by folders, globs and URIs. Raises UsageError where there is none, or nothing at one."""
     videos = list(videos)
+    for video in videos:
+        _check_given(video)
     expanded = [_expand(storage.absolute(video)) for video in videos]
     found = {file.uri: file for taken, _ in expanded for file in taken}
     others = {file.uri for _, passed_over in expanded for file in passed_over} - found.keys()
@@ -90,8 +92,9 @@ def find_videos(videos: Iterable[str]) -> Listing:
             f"no videos in {', '.join(videos) or 'nothing'}; give files, folders, globs or fsspec URIs of "
             f"media files ({', '.join(sorted(MEDIA_SUFFIXES)[:6])}, ...)"
         )
-    for uri in found:
-        _check_name(uri)
+    for video, named in zip(videos, expanded, strict=True):
+        if not any(named) and not _is_glob(video) and not storage.exists(video):
+            raise UsageError(f"there is nothing at {video}; correct the name, or leave it out")
     times_named = Counter(file.name for file in found.values())
     twins = sorted(file.uri for file in found.values() if times_named[file.name] > 1)
     if twins:
@@ -99,15 +102,17 @@ def find_videos(videos: Iterable[str]) -> Listing:
             f"{twins[0]} and {twins[1]} have one name relative to the folders given; give their parent"
         )
     files = sorted(found.values(), key=lambda file: file.name)
-    return Listing(files=files, passed_over=len(others))
+    return Listing(files=files, passed_over=sorted(others))
 
 
-def _check_name(uri: str) -> None:
+def _check_given(video: str) -> None:
+    """What is listed may be called anything; but Ray does not start under a command that is not UTF-8."""
     try:
-        uri.encode()
+        video.encode()
     except UnicodeEncodeError:
+        uri = storage.file_uri(storage.absolute(video))
         raise UsageError(
-            f"the name of {uri!a} is not UTF-8, as those of sources must be; rename it"
+            f"{video!a} is not UTF-8; give its folder, a quoted glob that matches it, or {uri}"
         ) from None
 
 
@@ -178,20 +183,28 @@ def row(record: Source | Span) -> dict[str, Any]:
 
 
 def _expand(video: str) -> tuple[list[FileInfo], list[FileInfo]]:
-    """A file, a folder, or a glob, in this order: names may hold brackets. What is taken, and passed over."""
-    one = storage.describe(video)
+    """A file, a folder, or a glob, in this order: names may hold brackets. What is taken, and passed over.
+
+    A folder that may not be read is taken too, as a source that cannot be read: nobody knows what is in it.
+    """
+    one = storage.describe(video, irregular=True)
     if one is not None:
         return [one], []
     taken, others = list[FileInfo](), list[FileInfo]()
-    for file in storage.list_files(video):
-        (taken if _suffix(file.name) in MEDIA_SUFFIXES else others).append(file)
-    if not taken and any(sign in video for sign in "*?["):
+    for file in storage.list_files(video, irregular=True):
+        (taken if _is_media(file) else others).append(file)
+    if not taken and _is_glob(video):
         return storage.matching(video), []
     return taken, others
 
 
-def _suffix(name: str) -> str:
-    return "." + name.rpartition(".")[2].lower()
+def _is_glob(video: str) -> bool:
+    return any(sign in video for sign in "*?[")
+
+
+def _is_media(file: FileInfo) -> bool:
+    is_locked_folder = file.name.endswith("/")
+    return is_locked_folder or "." + file.name.rpartition(".")[2].lower() in MEDIA_SUFFIXES
 
 
 def content_id(name: str, opened: IO[bytes]) -> str:

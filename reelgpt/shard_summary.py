@@ -17,6 +17,8 @@ from reelgpt import score_table
 from reelgpt.command import Outcome
 
 OVER_FAILURE_BUDGET = 3
+MOST_NAMES = 1000
+"""Of files that were passed over, in the JSON of a summary."""
 
 
 def check_budget(max_failed: float) -> None:
@@ -45,7 +47,8 @@ def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None
         "pace": built.pace.summary() if built.pace else None,
         "mlflow_run_id": mlflow_run_id,
         "sources_kept": built.sources_kept,
-        "passed_over": built.passed_over,
+        "passed_over": len(built.passed_over),
+        "passed_over_files": built.passed_over[:MOST_NAMES],
         "failed_share": round(share, 6),
         "over_failure_budget": over,
         "totals": totals,
@@ -90,7 +93,7 @@ def _rows(built: Built, totals: dict[str, Any]) -> list[tuple[str, str]]:
         ("clips", f"{clips['train']:,} train, {clips['validation']:,} validation"),
     ]
     if built.passed_over:
-        rows.append(("passed over", f"{built.passed_over:,} files of the folders, for their suffix"))
+        rows.append(("passed over", f"{len(built.passed_over):,} files of the folders, for their suffix"))
     if "codes" in totals:
         rows.append(("codes", f"{totals['codes']:,}"))
     if said := built.manifest.sidecar:

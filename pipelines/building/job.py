@@ -34,8 +34,8 @@ class Built:
     """How fast the units went that this command did; None where there was none to do."""
     sources_kept: int = 0
     """Sources of earlier commands that were not given this time, and stay in the set."""
-    passed_over: int = 0
-    """Files of the folders given that are no media files by their suffix."""
+    passed_over: list[str] = field(default_factory=list)
+    """URIs of the files of the folders given that are no media files by their suffix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,34 +40,38 @@ def opened_locally(uri: str) -> Iterator[IO[bytes]]:
     if not storage.is_local(uri):
         yield THIS_PROCESS.copy_of(uri)
         return
-    with os.fdopen(_open_regular(storage.absolute(uri)), "rb") as file:
+    with os.fdopen(_open_regular(uri), "rb") as file:
         yield file
 
 
-def _open_regular(path: str) -> int:
-    """A descriptor; never waits, as opening a pipe would."""
+def _open_regular(uri: str) -> int:
+    """A descriptor. Never waits, as opening a pipe would, and never opens a device, which may act on it."""
+    path = storage.absolute(uri)
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says if it may be read
+            raise UnreadableError(f"{uri} is no regular file")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except PermissionError as error:
-        raise UnreadableError(f"{path} may not be read: {error.strerror}") from None
+        raise UnreadableError(f"{uri} may not be read: {error.strerror}") from None
     except FileNotFoundError:
         if os.path.islink(path):
-            raise UnreadableError(f"{path} is a link to nothing") from None
+            raise UnreadableError(f"{uri} is a link to nothing") from None
         raise StorageError(
-            f"there is nothing at {path}; it was there a moment ago: repeat the command"
+            f"there is nothing at {uri}; it was there a moment ago: repeat the command"
         ) from None
     except OSError as error:
-        raise _explained(path, error) from None
+        raise _explained(uri, error) from None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise UnreadableError(f"{path} is no regular file")
+    raise UnreadableError(f"{uri} is no regular file")
 
 
-def _explained(path: str, error: OSError) -> Exception:
+def _explained(uri: str, error: OSError) -> Exception:
     if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
-        return UnreadableError(f"{path} is no regular file: {error.strerror}")
-    return StorageError(f"{path} cannot be opened: {error.strerror}; mend that, and repeat the command")
+        return UnreadableError(f"{uri} is no regular file: {error.strerror}")
+    return StorageError(f"{uri} cannot be opened: {error.strerror}; mend that, and repeat the command")
 
 
 class SourceCache:

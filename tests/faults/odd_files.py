@@ -1,6 +1,7 @@
 """Hundreds of odd files: every format that is promised in many shapes, broken ones, and files that are no
 videos, from whatever is installed here."""
 
+import os
 import random
 import shutil
 import subprocess
@@ -64,8 +65,8 @@ MOST_BYTES = 4 << 20
 NO_VIDEOS = (".py", ".so", ".json", ".txt", ".html", ".js", ".parquet", ".npz", ".ttf", *PICTURES)
 
 
-def gather(folder: Path, *, seed: str, share: float = 1.0) -> list[str]:
-    """Fills a new folder and gives the names; `share` of what there could be, chosen by the seed."""
+def gather(folder: Path, *, seed: str, share: float = 1.0) -> None:
+    """Fills a new folder; `share` of what there could be, chosen by the seed."""
     folder.mkdir(parents=True)
     rng = random.Random(seed)
     for name, options in _videos():
@@ -78,7 +79,6 @@ def gather(folder: Path, *, seed: str, share: float = 1.0) -> list[str]:
     _broken(folder, rng, share)
     _foreign(folder, rng, share)
     make_bad_files(folder)
-    return sorted(path.name for path in folder.iterdir())
 
 
 def _videos() -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -118,7 +118,10 @@ def _special(folder: Path) -> None:
     (folder / "behind.mp4").write_bytes(base.read_bytes() + bytes(5000))
     (folder / "twice.mp4").write_bytes(base.read_bytes() * 2)
     (folder / "dangling.mp4").symlink_to("nowhere.mp4")
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(folder / "pipe.mp4")
     (folder / "a folder.mp4").mkdir()
+    (folder / os.fsdecode(b"caf\xe9.mp4")).write_bytes(base.read_bytes())
     (folder / "odd \u00fc\u4e2d [name] #1 %20.mp4").write_bytes(base.read_bytes())
 
 

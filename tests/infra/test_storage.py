@@ -117,7 +117,7 @@ def test_a_listing_ends_where_links_go_in_circles_and_passes_over_what_is_no_fil
     (tmp_path / "a" / "nowhere").symlink_to(tmp_path / "gone")
     (tmp_path / "linked").symlink_to(tmp_path / "a" / "b")
     os.mkfifo(tmp_path / "pipe.mp4")
-    assert [file.name for file in storage.list_files(str(tmp_path))] == ["a/b/file", "linked/file"]
+    assert [file.name for file in storage.list_files(str(tmp_path))] == ["a/b/file"]
     assert storage.describe(f"{tmp_path}/pipe.mp4") is None
     with pytest.raises(UsageError, match="lead in a circle"):
         storage.read_bytes(f"{tmp_path}/a/self")

@@ -1,6 +1,8 @@
+import contextlib
 import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +10,7 @@ import pytest
 
 from infra.errors import UsageError
 from pipelines.config import SplitConfig
+from pipelines.decoding.source_cache import UnreadableError, opened_locally
 from pipelines.spans import (
     SOURCE_SCHEMA,
     Source,
@@ -18,6 +21,8 @@ from pipelines.spans import (
     row,
     span_table,
 )
+
+NOBODY = 65534
 
 
 def identified(folder: Path) -> dict[str, str]:
@@ -76,10 +81,10 @@ def test_a_folder_a_glob_and_a_file_name_each_video_once(folder: Path) -> None:
     assert sorted(file.name for file in named) == ["a.mp4", "sub/a.mp4"]
 
 
-def test_files_of_a_folder_that_are_passed_over_for_their_suffix_are_counted(folder: Path) -> None:
-    assert find_videos([str(folder), f"{folder}/"]).passed_over == 1
-    assert find_videos([str(folder), str(folder / "notes.txt")]).passed_over == 0
-    assert find_videos([f"{folder}/*.mp4"]).passed_over == 0
+def test_files_of_a_folder_that_are_passed_over_for_their_suffix_are_named(folder: Path) -> None:
+    assert find_videos([str(folder), f"{folder}/"]).passed_over == [str(folder / "notes.txt")]
+    assert find_videos([str(folder), str(folder / "notes.txt")]).passed_over == []
+    assert find_videos([f"{folder}/*.mp4"]).passed_over == []
 
 
 def test_two_files_of_one_name_are_refused(folder: Path) -> None:
@@ -92,11 +97,82 @@ def test_no_videos_at_all_is_refused_with_the_remedy(tmp_path: Path) -> None:
         list_videos([str(tmp_path)])
 
 
-def test_a_name_that_is_not_utf_8_is_refused_with_the_remedy(folder: Path) -> None:
-    with open(os.fsencode(folder) + b"/caf\xe9.mp4", "wb"):
-        pass
-    with pytest.raises(UsageError, match=r"caf\\udce9.mp4' is not UTF-8.*; rename it"):
-        list_videos([str(folder)])
+def test_a_name_with_nothing_behind_it_is_refused_beside_others(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is nothing at .*typo.mp4; correct the name"):
+        list_videos([str(folder), str(folder / "typo.mp4")])
+
+
+@pytest.mark.parametrize("named", [".", "*", "**", "*.mp4", "one by one"])
+def test_links_and_what_is_no_regular_file_are_listed_however_they_are_named(
+    tmp_path: Path, named: str
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (tmp_path / "there").write_bytes(b"video")
+    (folder / "linked.mp4").symlink_to(tmp_path / "there")
+    (folder / "dangling.mp4").symlink_to("nowhere")
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    given = sorted(map(str, folder.iterdir())) if named == "one by one" else [f"{folder}/{named}"]
+    sizes = {"dangling.mp4": 0, "linked.mp4": 5, "loop.mp4": 0, "pipe.mp4": 0}
+    assert {file.name: file.size for file in list_videos(given)} == sizes
+
+
+def test_a_folder_that_is_reached_twice_is_listed_once_and_none_above_is(folder: Path) -> None:
+    other = folder.parent / "other"
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "o.mp4").write_bytes(b"o")
+    (folder / "sub" / "back").symlink_to("..")
+    (folder / "up").symlink_to("../..")
+    (folder / "again").symlink_to("sub")
+    (folder / "z").symlink_to(other)
+    (folder / "b").symlink_to(other)
+    names = ["a.mp4", "b/deep/o.mp4", "sub/a.mp4"]
+    assert [file.name for file in list_videos([str(folder)])] == names
+    assert [file.name for file in list_videos([f"{folder}/**/*.mp4"])] == names
+
+
+def test_a_file_whose_name_is_not_utf_8_is_listed_with_its_bytes_escaped(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/caf\xe9 1.mp4", "wb") as file:
+        file.write(b"video")
+    (found,) = list_videos([f"{folder}/caf*"])
+    assert (found.uri, found.name) == (f"file://{folder}/caf%E9%201.mp4", "caf\\xe9 1.mp4")
+    assert found in list_videos([str(folder)])
+    assert [found] == list_videos([found.uri])
+    with opened_locally(found.uri) as opened:
+        assert opened.read() == b"video"
+
+
+def test_a_name_given_that_is_not_utf_8_is_refused_with_its_uri(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"caf\\udce9' is not UTF-8; give .* or file:///.*caf%E9$"):
+        list_videos([os.fsdecode(os.fsencode(folder) + b"/caf\xe9")])
+
+
+def test_a_folder_that_may_not_be_read_is_listed_and_the_others_with_it() -> None:
+    with unprivileged(), tempfile.TemporaryDirectory() as folder:
+        for name in ("open", "locked"):
+            (Path(folder) / name).mkdir()
+            (Path(folder) / name / "a.mp4").write_bytes(b"video")
+        (Path(folder) / "locked").chmod(0)
+        try:
+            assert [file.name for file in list_videos([folder])] == ["locked/", "open/a.mp4"]
+            assert [file.name for file in list_videos([f"{folder}/*/*.mp4"])] == ["locked/", "open/a.mp4"]
+            assert [file.name for file in list_videos([f"{folder}/o*/*.mp4"])] == ["open/a.mp4"]
+            with pytest.raises(UnreadableError, match="may not be read"), opened_locally(f"{folder}/locked/"):
+                pass
+        finally:
+            (Path(folder) / "locked").chmod(0o700)
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read all."""
+    before = os.geteuid()
+    try:
+        os.seteuid(NOBODY if before == 0 else before)
+        yield
+    finally:
+        os.seteuid(before)
 
 
 @pytest.mark.parametrize(
