@@ -1,6 +1,8 @@
 """Configs to JSON and back: frozen dataclasses, validated strictly by pydantic on the way in."""
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -44,3 +46,23 @@ def check_at_least(least: int, **settings: int) -> None:
     for name, value in settings.items():
         if value < least:
             raise ConfigError(f"{name}={value} must be at least {least}")
+
+
+def check_finite(config: Any) -> None:
+    """Raises ConfigError naming the first setting, however deep, that is nan or infinite: such a number
+    passes comparisons, and ends in results that are none."""
+    for name, value in _floats(config, ""):
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}={value} must be a finite number")
+
+
+def _floats(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _floats(item, name)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            inner = f"{name}.{field.name}" if name else field.name
+            yield from _floats(getattr(value, field.name), inner)

@@ -93,9 +93,12 @@ def _overview() -> str:
 
 
 def parse(name: str, args: Sequence[str]) -> Command:
+    from infra.configs import check_finite
+
     command_class = _find(name)
     own_grammar = getattr(command_class, "parse", None)
     command: Command = own_grammar(args) if own_grammar else parse_with_tyro(command_class, name, args)
+    check_finite(command)
     return command
 
 

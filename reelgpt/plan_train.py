@@ -9,6 +9,7 @@ import tyro
 from rich.console import Group
 from rich.table import Table
 
+from infra.configs import check_at_least
 from reelgpt.command import InputUri, Outcome
 from reelgpt.train import parse_with_recipe
 from training.config import RunConfig
@@ -68,7 +69,9 @@ class PlanTrain:
 
     def run(self) -> Outcome:
         config = self.config or get_recipe(self.recipe)
-        config = with_world_size(config, self.world_size or config.num_workers)
+        world_size = config.num_workers if self.world_size is None else self.world_size
+        check_at_least(1, world_size=world_size)
+        config = with_world_size(config, world_size)
         data = open_data(config, self.data, tokenizer=self.tokenizer)
         machine = Machine(memory_gb=self.memory_gb, peak_tflops=self.peak_tflops, mfu=self.mfu)
         facts = plan(config, data, machine) | {"machine": dataclasses.asdict(machine)}

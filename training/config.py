@@ -6,7 +6,7 @@ The settings of a room lie beside it, in `*_config.py`.
 import re
 from dataclasses import dataclass, field
 
-from infra.configs import check_at_least
+from infra.configs import check_at_least, check_finite
 from infra.errors import ConfigError
 from training.configs.batches import BatchesConfig
 from training.configs.checkpoints import CheckpointsConfig
@@ -48,6 +48,7 @@ class RunConfig:
     """Tell MLflow, where it is installed; `metrics.jsonl` is written either way."""
 
     def __post_init__(self) -> None:
+        check_finite(self)
         check_at_least(
             1,
             steps=self.steps,

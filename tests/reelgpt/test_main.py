@@ -21,6 +21,10 @@ REFUSALS = [
     ["extract", "no-such-folder", "--out", "frames"],
     ["tokenize", "no-such-folder", "--out", "tokens", "--tokenizer", "no-such-bundle"],
     ["train", "no_such_recipe", "--data", "tokens", "--run-dir", "run"],
+    ["train", "gpt_tiny", "--data", "tokens", "--run-dir", "run", "--optimizer.peak-lr", "nan"],
+    ["train", "gpt_tiny", "--data", "tokens", "--run-dir", "run", "--watchdog.grace-seconds", "inf"],
+    ["plan", "train", "gpt_tiny", "--data", "tokens", "--mfu", "nan"],
+    ["plan", "train", "gpt_tiny", "--data", "tokens", "--world-size", "0"],
     ["verify", "no-such-folder"],
     ["generate", "no-such-bundle", "--input", "a.mp4", "--out", "b.mp4"],
     ["generate", "bundle", "--input", "a.mp4", "--out", "b.mp4", "--seed", "many"],
@@ -100,6 +104,22 @@ def test_a_refusal_is_one_sentence_and_imports_nothing_heavy(
     assert len(errors.splitlines()) == 1
     assert out == ""
     assert not heavy
+
+
+@pytest.mark.parametrize(
+    ("end", "named"),
+    [
+        ("--optimizer.peak-lr nan", "optimizer.peak_lr=nan must be a finite number"),
+        ("--watchdog.grace-seconds inf", "watchdog.grace_seconds=inf must be a finite number"),
+        ("--mfu nan", "mfu=nan must be a finite number"),
+        ("--world-size 0", "world_size=0 must be at least 1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_its_name(
+    end: str, named: str, refusals: dict[str, Answer]
+) -> None:
+    (answer,) = (answer for command, answer in refusals.items() if command.endswith(end))
+    assert named in answer.errors
 
 
 @pytest.mark.parametrize(
