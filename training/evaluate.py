@@ -18,7 +18,7 @@ from model.tasks import Sequence, Task, collate
 from model.tokenizer import Tokenizer, resize
 from model.vocabulary import Vocabulary
 from training.data import Judged
-from training.engine.on_device import device_of
+from training.engine.on_device import device_of, on_device
 from training.loading.shelf import Clip, Shelf, clips_of_some_groups, stored_clips
 
 MAX_CLIPS = 256
@@ -30,13 +30,15 @@ SSIM_PIXELS = 11
 
 
 def evaluate_judged(judged: Judged, *, max_clips: int = MAX_CLIPS) -> dict[str, Any]:
-    """Numbers of the model in a bundle on the held-out clips that it fits."""
+    """Numbers of the model in a bundle on the held-out clips that it fits; on a GPU where there is one."""
     uri, train, validation = judged.bundle.uri, (judged.train,), (judged.validation,)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if judged.objective is None:
-        return evaluate_tokenizer(load_tokenizer(uri), validation, max_clips=max_clips)
+        tokenizer = load_tokenizer(uri)
+        return on_device(tokenizer, device, lambda m: evaluate_tokenizer(m, validation, max_clips=max_clips))
     gpt, vocabulary, tokenizer = load_gpt(uri)
-    task = judged.objective.build_task()
-    return evaluate_gpt(gpt, vocabulary, tokenizer.config, task, train, validation, max_clips=max_clips)
+    parts = vocabulary, tokenizer.config, judged.objective.build_task(), train, validation
+    return on_device(gpt, device, lambda m: evaluate_gpt(m, *parts, max_clips=max_clips))
 
 
 @torch.inference_mode()

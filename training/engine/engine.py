@@ -22,6 +22,7 @@ from training.engine.connection import deepspeed
 from training.engine.deepspeed_settings import settings_of
 from training.engine.ema import Ema
 from training.engine.engine_files import EngineFiles, Snapshot
+from training.engine.out_of_memory import out_of_memory_explained
 from training.engine.owned_weights import Part, by_name, owned_parts, shapes, whole
 from training.engine.parameter_groups import adamw, names_in_order
 from training.objectives import Examples, Learner
@@ -101,12 +102,13 @@ class Engine:
         totals: dict[str, Tensor] = {}
         for examples, seed in zip(micro_batches, seeds, strict=True):
             torch.manual_seed(seed)
-            objective, sums = self._engine(self._move(examples))
-            # DeepSpeed averages over the ranks: their number undoes that
-            self._engine.backward(objective * (self._ranks.world_size / num_targets), scale_wrt_gas=False)
-            if not self._stage and self._engine.is_gradient_accumulation_boundary():
-                self._clip()
-            self._step()
+            with out_of_memory_explained():
+                objective, sums = self._engine(self._move(examples))
+                # DeepSpeed averages over the ranks: their number undoes that
+                self._engine.backward(objective * (self._ranks.world_size / num_targets), scale_wrt_gas=False)
+                if not self._stage and self._engine.is_gradient_accumulation_boundary():
+                    self._clip()
+                self._step()
             totals = {name: value + totals.get(name, 0.0) for name, value in sums.items()}
         if self._ema is not None:
             self._ema.update(self._parts)

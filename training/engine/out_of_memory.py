@@ -1,0 +1,22 @@
+"""What a person can do where a step needs more memory than the device has."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from infra.errors import TrainingError
+
+
+@contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        raise TrainingError(
+            f"the device has too little memory for a step ({reason}); repeat the command with more workers or a "
+            f"higher --engine.zero-stage, or begin in another --run-dir with a smaller --batches.micro-batch, "
+            f"--engine.checkpoint-activations or --engine.offload-optimizer: `reelgpt plan train` tells what "
+            f"each needs"
+        ) from None
