@@ -12,7 +12,7 @@ from tests.training.workers import Workers
 OUT_OF_MEMORY = """
 import torch, torch.nn.functional as functional
 def refuse(*_, **__):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 8 GiB.")
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 8 GiB.")
 functional.scaled_dot_product_attention = refuse
 """
 

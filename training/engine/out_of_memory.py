@@ -15,8 +15,8 @@ def out_of_memory_explained() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
         raise TrainingError(
-            f"the device has too little memory for a step ({reason}); repeat the command with more workers or a "
-            f"higher --engine.zero-stage, or begin in another --run-dir with a smaller --batches.micro-batch, "
-            f"--engine.checkpoint-activations or --engine.offload-optimizer: `reelgpt plan train` tells what "
-            f"each needs"
+            f"the device has too little memory for a step ({reason}); repeat the command with more workers "
+            f"or a higher --engine.zero-stage, or begin in another --run-dir with a smaller "
+            f"--batches.micro-batch, --engine.checkpoint-activations or --engine.offload-optimizer: "
+            f"`reelgpt plan train` tells what each needs"
         ) from None
