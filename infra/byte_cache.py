@@ -7,15 +7,15 @@ least recently used entries go first. A cache cannot fail a run: what it cannot 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from infra.errors import UsageError
+from infra.file_locks import locked
 
 NUM_LOCKS = 64
 DIGEST_BYTES = 32
@@ -44,7 +44,7 @@ class ByteCache:
         kept = self._read(key)
         if kept is not None:
             return kept
-        with self._locked(f"key-{zlib.crc32(key.encode()) % NUM_LOCKS}"):
+        with locked(self._locks / f"key-{zlib.crc32(key.encode()) % NUM_LOCKS}"):
             kept = self._read(key)
             if kept is None:
                 kept = fetch()
@@ -69,7 +69,7 @@ class ByteCache:
         if size > self._max_bytes:
             return
         try:
-            with self._locked("size"):
+            with locked(self._locks / "size"):
                 self._make_room(size)
                 arriving = self._entries / f"{key}{UNFINISHED}"
                 with open(arriving, "wb") as file:
@@ -108,9 +108,3 @@ class ByteCache:
             os.remove(path)
             total -= size
         return total
-
-    @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        with open(self._locks / name, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

@@ -6,7 +6,6 @@ False and metrics stay in files.
 """
 
 import contextlib
-import fcntl
 import functools
 import importlib.util
 import logging
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import RegistryError
+from infra.file_locks import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -159,18 +159,15 @@ def _alone(database: Path | None) -> Iterator[None]:
     if database is None:
         yield
         return
-    try:
-        database.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(database.parent, os.O_RDONLY)
-    except OSError as error:
-        raise RegistryError(
-            f"the MLflow database {database} cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
-        ) from None
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            database.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(database.parent))
+        except OSError as error:
+            raise RegistryError(
+                f"the MLflow database {database} cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
+            ) from None
         yield
-    finally:
-        os.close(folder)
 
 
 def _create_experiment(client: "MlflowClient", name: str) -> str:

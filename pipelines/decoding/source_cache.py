@@ -21,6 +21,7 @@ from typing import IO
 
 from infra import storage
 from infra.errors import StorageError
+from infra.file_locks import locked
 from infra.storage import FileInfo
 
 DISK_SHARE = 0.5
@@ -143,7 +144,7 @@ class SourceCache:
     def _opened_copy(self, source: FileInfo) -> IO[bytes]:
         key = hashlib.sha256(repr((source.uri, source.size, source.modified)).encode()).hexdigest()
         path = os.path.join(self._folder, f"{key}.copy")
-        with self._locked(f"lock-{int(key, 16) % NUM_LOCKS}"):
+        with locked(os.path.join(self._folder, f"lock-{int(key, 16) % NUM_LOCKS}")):
             try:
                 copy = open(path, "rb")  # noqa: SIM115 - kept for the next span
             except FileNotFoundError:
@@ -157,7 +158,7 @@ class SourceCache:
         """Into the room that is made for it. What a killed fetch of the same source left goes first."""
         for name in self._names(prefix=os.path.basename(path)):
             self._remove(name)
-        with self._locked("evicting"):
+        with locked(os.path.join(self._folder, "evicting")):
             self._make_room(source.size)
         storage.fetch(source.uri, path)
         if os.path.getsize(path) != source.size:
@@ -194,16 +195,6 @@ class SourceCache:
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(self._folder, name))
-
-    @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Held by one process of the node at a time; the kernel lets go of it when the holder dies."""
-        lock = os.open(os.path.join(self._folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
 
 THIS_PROCESS = SourceCache()

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import resource
 import shutil
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.errors import StorageError
+from infra.file_locks import locked
 
 MORE_ROOM = "set TMPDIR to a folder with room for all clips that are kept, and repeat the command"
 PREFIX = "reelgpt-pack-"
@@ -27,20 +27,9 @@ def folder() -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         with explained(os.environ.get("TMPDIR", "/tmp")):  # noqa: S108 - its name, for the sentence
             made = stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX))
-            stack.enter_context(_locked(Path(made)))
+            stack.enter_context(locked(made, waits=False))
             _sweep(Path(made).parent)
         yield made
-
-
-@contextlib.contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """While this process lives. Raises BlockingIOError where another one has it."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(parent: Path) -> None:
@@ -48,7 +37,7 @@ def _sweep(parent: Path) -> None:
     for left in parent.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > YOUNG_SECONDS:
-                with _locked(left):
+                with locked(left, waits=False):
                     shutil.rmtree(left)
 
 
