@@ -32,6 +32,8 @@ WORKER_RETRIES = 3
 CALLS_IN_FLIGHT = 2
 """Calls that an actor has been given at a time: one that runs, one that starts when that ends."""
 FILES_PER_CALL = 8
+ADVICE = "\nFailed to apply UDF transform"
+"""How the words begin that Ray Data adds to the message of what a worker raises."""
 NO_PROGRESS_SECONDS = 6 * 3600
 """Ray gives a graph up when nothing moves for so long; a call of slow spans may well take an hour."""
 
@@ -138,10 +140,19 @@ def _blocks(table: pa.Table, sizes: list[int]) -> Dataset:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True  # the one that Ray puts in its place says nothing
+    _quiet(logging.getLogger("ray.data"))
     ends = list(accumulate(sizes))
     blocks = [table.slice(end - size, size).combine_chunks() for end, size in zip(ends, sizes, strict=True)]
     return cast(Dataset, ray.data.from_arrow(blocks))
+
+
+def _quiet(log: logging.Logger) -> None:
+    """Errors go to its file alone: what fails comes as an exception, too."""
+    log.setLevel(logging.ERROR)
+    for handler in log.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 def _drain(results: Dataset, watch: Watch) -> None:
@@ -156,13 +167,21 @@ def _results(dataset: Dataset) -> Iterator[pa.Table]:
     except GetTimeoutError:
         raise
     except RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ReelgptError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            raise cause from None
-        last_words = str(error).strip().splitlines()[-1]
+        cause = _cause(error)
+        sentence = str(cause).partition(ADVICE)[0].strip()
+        if isinstance(cause, ReelgptError):
+            raise type(cause)(sentence) from None
+        last_words = sentence.splitlines()[-1] if sentence else "no word why"
+        name = "" if isinstance(cause, RayError) else f"{type(cause).__name__}: "
         raise ClusterError(
-            f"Ray's workers failed: {last_words}; what was done is kept: look at its logs, give fewer "
+            f"Ray's workers failed: {name}{last_words}; what was done is kept: look at its logs, give fewer "
             f"--spans-per-file or more memory, and repeat the command"
         ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a worker raised: Ray keeps it as `cause`; that of an actor which could not start, one level
+    deeper."""
+    inner = [getattr(error, "cause", None), *error.args] if isinstance(error, RayError) else []
+    found = next((one for one in inner if isinstance(one, Exception)), None)
+    return error if found is None else _cause(found)

@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from infra.errors import Stopped
+from infra.errors import Stopped, StorageError
 from pipelines import records, shards
+from pipelines.building.inventory import sources_of
+from pipelines.building.stages import decoder_of_this_process, inspect_files
 from pipelines.checking.verify import verify
+from pipelines.config import ExtractConfig
 from pipelines.shards import ShardSet
+from pipelines.spans import list_videos
 from tests.faults.processes import none_left_behind
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
@@ -84,6 +89,33 @@ def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
     allowed = reelgpt("extract", str(folder), "--out", str(out), "--max-failed", "0.7")
     assert allowed["fingerprint"] == summary["fingerprint"]
     assert allowed["done_now"] == 0
+
+
+def test_an_error_in_a_worker_reaches_the_terminal_as_its_own_sentence(
+    videos: Path, frames: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "frames"
+    shutil.copytree(videos, folder)
+    shutil.copytree(frames, out)
+    changed = folder / "changed.mp4"
+    shutil.copyfile(videos / "video-0.mp4", changed)
+    limits = ExtractConfig().limits
+    sources_of(str(out), list_videos([str(folder)]), partial(inspect_files, limits=limits))
+    decoder_of_this_process(limits).close()
+    listed = changed.stat()
+    changed.write_bytes(bytes(listed.st_size))
+    os.utime(changed, ns=(listed.st_atime_ns, listed.st_mtime_ns))
+    run = subprocess.run(
+        command("extract", str(folder), "--out", str(out), *SETTINGS),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    sentence = f"{changed} changed since it was listed; repeat the command"
+    assert json.loads(run.stdout.splitlines()[-1]) == {"error": sentence, "exit_code": StorageError.exit_code}
+    assert run.returncode == StorageError.exit_code
+    assert [line for line in run.stderr.splitlines() if line.startswith("error: ")] == [f"error: {sentence}"]
+    assert not {"Traceback", "ERROR", "Exception"} & set(run.stderr.replace(":", " ").split())
 
 
 @pytest.mark.faults

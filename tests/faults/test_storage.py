@@ -1,6 +1,7 @@
 """A store that fails while a run reads and writes: no span is given up for it, and a rerun ends the same."""
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,13 @@ FAILURES = {
     "resets": Fault(reset=True),
     "answers lost": Fault(lose_answer=True),
 }
+UNREACHABLE = "cannot be reached: .*; check the network and AWS_ENDPOINT_URL, and repeat the command"
+SENTENCES = {
+    "overloaded": r": the store is overloaded, .* \(503\); repeat the command once it has recovered; .*",
+    "resets": f" {UNREACHABLE}",
+    "answers lost": f" {UNREACHABLE}",
+}
+"""What the terminal is told, behind the place in the store."""
 REQUESTS_BEFORE = (40, 110)
 """Between the listing of the videos and the sealing."""
 IMPATIENT = {"AWS_MAX_ATTEMPTS": "2"}
@@ -74,7 +82,8 @@ def test_a_store_that_fails_during_a_run_fails_no_span(
         with replace(run, environment=through).start(first) as process:
             code = process.wait(SECONDS)
     assert code == 1, first.read_text()
-    assert "error: " in first.read_text()
+    sentence = next(line for line in first.read_text().splitlines() if line.startswith("error: "))
+    assert re.fullmatch(rf"error: s3://bucket/\S+?{SENTENCES[failure]}", sentence), sentence
     assert "Traceback" not in first.read_text()
     summary = replace(run, environment=store.environment).finish(again)
     assert summary["totals"]["failed"] == {}
