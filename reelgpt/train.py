@@ -66,7 +66,9 @@ class Train:
     launcher: Launcher = "auto"
     """local: one worker, here. ray, torchrun, deepspeed: several. auto: local for one worker, else ray."""
     resume: str = "auto"
-    """auto: from the newest whole checkpoint, if there is one. must, never, or the step of a checkpoint."""
+    """auto: from the newest whole checkpoint, if there is one. must, never, or STEP: back to its checkpoint,
+    forgetting all after it. This happens once: repeated, the command goes on from where it was. STEP/2 goes
+    back to the same step a second time, STEP/3 a third."""
     tokenizer: InputUri | None = None
     """Where the bundle is of the tokenizer that made the codes, if it has moved since."""
     init_from: InputUri | None = None

@@ -4,7 +4,6 @@ model/                   of the finished run
 bundles/step-00000050/   of an evaluation: the last ones, and the one that lost least on held-out clips
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,10 +11,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from infra import configs, storage
+from infra import configs
 from infra.commit import code_commit
 from infra.errors import ConfigError
-from model.bundle import RECORD, BundleInfo, read_weights, save_bundle
+from model.bundle import BundleInfo, read_weights, save_bundle
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
 from pipelines.shards import ShardSet
@@ -24,9 +23,6 @@ from training.configs.objective import PredictConfig
 from training.data import TrainingData
 from training.objectives import Predict
 from training.run import Run
-from training.run_directory import RunDirectory
-
-FOLDER = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +44,9 @@ def export_bundle(run: Run, model: nn.Module, origin: Origin, losses: Mapping[st
     write_bundle(run, uri, model, origin, measured)
     known = {int(line["step"]): line for line in run.directory.read_metrics()}
     known[origin.step] = known.get(origin.step, {}) | measured
-    keep = _kept(_steps(run.directory), known, keep_last=run.config.evaluation.keep_bundles)
-    for step in set(_steps(run.directory)) - keep:
-        storage.delete(storage.join(run.directory.bundle_of(step), RECORD))
-        storage.delete(run.directory.bundle_of(step))
+    steps = run.directory.bundle_steps()
+    for step in set(steps) - _kept(steps, known, keep_last=run.config.evaluation.keep_bundles):
+        run.directory.forget_bundle(run.directory.bundle_of(step))
 
 
 def start_from(model: nn.Module, bundle: BundleInfo) -> None:
@@ -79,12 +74,6 @@ def _kept(steps: list[int], lines: Mapping[int, Mapping[str, float]], *, keep_la
     judged = {step: lines[step]["val_loss"] for step in steps if "val_loss" in lines.get(step, {})}
     best = {min(judged, key=lambda step: (judged[step], step))} if judged else set()
     return set(sorted(steps)[-keep_last:]) | best
-
-
-def _steps(directory: RunDirectory) -> list[int]:
-    """Of the bundles that there are."""
-    names = {file.name.partition("/")[0] for file in storage.list_files(directory.bundles)}
-    return sorted(int(found[1]) for found in map(FOLDER.fullmatch, names) if found)
 
 
 def write_bundle(

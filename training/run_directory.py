@@ -1,6 +1,7 @@
 """A run is a directory: what is where in it, and whether a command may go on with it. Imports no torch.
 
-config.json     the resolved config, the data and the commit of the newest command, and that command's attempt
+config.json     the resolved config, the data and the commit of the newest command, and that command's
+                attempt; and what the run has gone back to: see `training.going_back`
 metrics.jsonl   a line a logged step; floats are written exactly
 checkpoints/    committed states to go on from
 hangs/          every worker's stack, where a step hung
@@ -18,6 +19,7 @@ import glob
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +28,12 @@ from infra import configs, storage
 from infra.commit import code_commit
 from infra.errors import StorageError, TrainingError, UsageError
 from infra.leases import Lease
+from model.bundle import LINEAGE, RECORD
 from training.config import RunConfig
 from training.data import TrainingData
+from training.going_back import GONE_BACK, GoingBack, joined
 from training.run_identity import identity, refuse_mismatch
-from training.saving import checkpoints, manifest
+from training.saving import manifest
 from training.saving.copies import Copies
 from training.tracking import tracking_record
 from training.tracking.following import parsed
@@ -38,6 +42,7 @@ LEFT_BEHIND = ("ray-*", "stop-*")
 """What a command that was killed leaves in the directory."""
 
 SAMPLE = re.compile(r"step-(\d+)\.png")
+BUNDLE = re.compile(r"step-(\d+)")
 
 RESUME = ("auto", "must", "never")
 
@@ -96,22 +101,33 @@ class RunDirectory:
         """One writer a run."""
         return Lease(storage.join(self.path, "lease.json"))
 
+    def copies(self, config: RunConfig) -> Copies | None:
+        copy_to = config.checkpoints.copy_to
+        return None if copy_to is None else Copies(self.path, copy_to)
+
     def check(self, config: RunConfig, data: TrainingData, *, resume: str) -> None:
         """Raises UsageError where this directory is not the run's, or may not be gone on with so.
 
         Raises TrainingError where a line of its metrics is damaged.
         """
-        if not resume.isdigit() and resume not in RESUME:
+        named = GoingBack.named(resume)
+        if named is None and resume not in RESUME:
             raise UsageError(
                 f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
             )
+        going = self.goes_back(config, resume)
+        if named is not None and going is None:
+            sys.stderr.write(
+                f"{self.path} has gone back to step {named.step} before, and goes on from where it is; "
+                f"to go back there once more, give --resume {named.once_more}\n"
+            )
         if storage.exists(self.config):
-            done = int(resume) if resume.isdigit() else self.newest_step()
+            done = going.step if going else self.newest_step()
             refuse_mismatch(self._identity(), identity(config, data), self.path, step=done)
             self.read_metrics()  # a damaged line is met here, before any worker starts
         elif any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path)):
             raise self._foreign()
-        has_some = any(manifest.committed(self.checkpoints)) or self._has_copies(config, data)
+        has_some = any(manifest.committed(self.checkpoints)) or self._has_copies(config, data, going)
         if resume == "never" and has_some:
             raise UsageError(
                 f"{self.path} has checkpoints, and --resume never starts a run anew; "
@@ -127,13 +143,12 @@ class RunDirectory:
 
         From here on, `attempt` is the one that may write.
         """
-        if resume.isdigit():
-            if config.checkpoints.copy_to is not None:
-                Copies(self.path, config.checkpoints.copy_to).rewind(int(resume))
-            else:
-                checkpoints.rewind(self.checkpoints, int(resume))
+        behind = self.gone_back()
+        if going := self.goes_back(config, resume):
+            going.rewind(self.checkpoints, self.copies(config))
             storage.delete(self.result)
-            self.go_back_to(int(resume))
+            self.go_back_to(going.step)
+            behind = joined(behind, [str(going)])  # said last: a kill before it goes back again
         record = {
             "attempt": attempt,
             "recipe": config.name,
@@ -141,11 +156,24 @@ class RunDirectory:
             "data": data.uris,
             "identity": identity(config, data),
             "commit": code_commit(),
+            GONE_BACK: behind,
         }
         storage.write_json(self.config, record)
         for pattern in LEFT_BEHIND:
             for path in glob.glob(storage.join(glob.escape(self.path), pattern)):
                 storage.delete(path)
+
+    def goes_back(self, config: RunConfig, resume: str) -> GoingBack | None:
+        """What a command with this `--resume` has to go back for; None where the run has that behind it."""
+        named = GoingBack.named(resume)
+        if named is None or str(named) in self.gone_back():
+            return None
+        return None if named.is_behind(self.checkpoints, self.copies(config)) else named
+
+    def gone_back(self) -> list[str]:
+        """Names of the goings back that commands here have done. Raises UsageError where `config.json` is not
+        ours."""
+        return list(self._record().get(GONE_BACK, ())) if storage.exists(self.config) else []
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a run that has done all its steps."""
@@ -167,36 +195,63 @@ class RunDirectory:
         storage.write(self.metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def go_back_to(self, step: int) -> None:
-        """Forgets what the run said and drew of later steps, which will be others."""
+        """Forgets what the run said, drew and became at later steps, which will be others."""
         lines = self.read_metrics()
-        if not lines or lines[-1]["step"] <= step:
-            return
-        tracking_record.branch(self.path)
+        if lines and lines[-1]["step"] > step:
+            tracking_record.branch(self.path)
         for file in storage.list_files(self.samples):
             if (drawn := sampled_step(file.name)) is not None and drawn > step:
                 storage.delete(file.uri)
+        for later in (made for made in self.bundle_steps() if made > step):
+            self.forget_bundle(self.bundle_of(later))
+        if self._model_step() > step:
+            self.forget_bundle(self.bundle)
         self.write_metrics(line for line in lines if line["step"] <= step)
 
-    def _has_copies(self, config: RunConfig, data: TrainingData) -> bool:
+    def bundle_steps(self) -> list[int]:
+        """Of the bundles of evaluations that there are."""
+        names = {file.name.partition("/")[0] for file in storage.list_files(self.bundles)}
+        return sorted(int(found[1]) for found in map(BUNDLE.fullmatch, names) if found)
+
+    def forget_bundle(self, uri: str) -> None:
+        """Its record goes first: a deletion cut short leaves nothing that passes for a bundle."""
+        storage.delete(storage.join(uri, RECORD))
+        storage.delete(uri)
+
+    def _model_step(self) -> int:
+        """Of the bundle that the run became; 0 where there is none that says so."""
+        try:
+            return int(storage.read_json(storage.join(self.bundle, LINEAGE))["checkpoint"]["step"])
+        except (StorageError, KeyError, TypeError):
+            return 0
+
+    def _has_copies(self, config: RunConfig, data: TrainingData, going: GoingBack | None) -> bool:
         """Whether a run of this config was copied to where this one would be. Raises ConfigError where it was
         another."""
-        if config.checkpoints.copy_to is None:
+        if (place := self.copies(config)) is None:
             return False
-        copies, _ = Copies(self.path, config.checkpoints.copy_to).committed()
+        copies, _ = place.committed()
         for checkpoint in copies[:1]:
             begun, wanted = checkpoint.state["identity"], identity(config, data)
-            refuse_mismatch(begun, wanted, config.checkpoints.copy_to, step=checkpoint.step)
+            refuse_mismatch(begun, wanted, place.uri, step=going.step if going else checkpoint.step)
         return bool(copies)
 
     def _identity(self) -> dict[str, Any]:
         """Of the run that is here. Raises UsageError where `config.json` is not ours."""
-        try:
-            begun = storage.read_json(self.config)["identity"]
-        except (StorageError, KeyError, TypeError):
-            raise self._foreign() from None
+        begun = self._record().get("identity")
         if not isinstance(begun, dict):
             raise self._foreign()
         return begun
+
+    def _record(self) -> dict[str, Any]:
+        """Of the newest command. Raises UsageError where `config.json` is not ours."""
+        try:
+            record = storage.read_json(self.config)
+        except StorageError:
+            raise self._foreign() from None
+        if not isinstance(record, dict):
+            raise self._foreign()
+        return record
 
     def _foreign(self) -> UsageError:
         return UsageError(f"{self.path} holds something that is not a training run; give an empty --run-dir")

@@ -18,6 +18,7 @@ from training.engine.blank import Blank
 from training.engine.connection import connect, disconnect
 from training.engine.engine import Engine
 from training.finish import finish
+from training.going_back import GONE_BACK, joined
 from training.launching.answers import require_no_hang
 from training.launching.job import Job
 from training.launching.stopping import StopRequest
@@ -66,7 +67,11 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     resumed_from = progress.step
     lines = MetricsFile(run.attempt, resumed_step=resumed_from) if run.ranks.is_first else None
     tracking = Tracking(run, resumed_key=_run_key(found))
-    facts = {"identity": identity(run.config, run.data), "run_key": tracking.key}
+    facts = {
+        "identity": identity(run.config, run.data),
+        "run_key": tracking.key,
+        GONE_BACK: _gone_back(run, found),
+    }
     saving = Saving(run, engine, progress, facts, resumed=found)
     weights = StepWeights(engine)
     listeners: list[Listener] = [
@@ -150,6 +155,12 @@ def _resume(run: Run, engine: Engine, found: checkpoints.Found) -> Progress:
 
 def _run_key(found: checkpoints.Found) -> str | None:
     return None if found.checkpoint is None else found.checkpoint.state["run_key"]
+
+
+def _gone_back(run: Run, found: checkpoints.Found) -> list[str]:
+    """What a checkpoint from a second place says of it, this directory need not know."""
+    here = run.ranks.on_first(run.directory.gone_back)
+    return joined(here, found.checkpoint.state.get(GONE_BACK, ()) if found.checkpoint else ())
 
 
 def _load(run: Run, engine: Engine, checkpoint: Checkpoint, files: VerifiedFiles) -> dict[str, Any]:

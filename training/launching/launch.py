@@ -66,7 +66,7 @@ def train(
     leads = announced.rank() == 0  # under a launcher of the user's, one speaks for all
     if leads:
         directory.check(config, opened, resume=resume)
-    summary = None if resume.isdigit() else directory.finished()
+    summary = None if directory.goes_back(config, resume) else directory.finished()
     if summary is not None:
         if leads:
             summary = _with_debts_paid(summary, directory, config, opened)

@@ -25,7 +25,7 @@ class Copies:
     def __init__(self, run_dir: str, uri: str) -> None:
         self._run_dir = run_dir
         self._local = storage.join(run_dir, "checkpoints")
-        self._uri = uri
+        self.uri = uri
         self.root = storage.join(uri, "checkpoints")
 
     def committed(self) -> tuple[list[Checkpoint], list[Damage]]:
@@ -94,7 +94,7 @@ class Copies:
             storage.upload(storage.join(folder, record.name), target)
         for name in BESIDE:
             if os.path.exists(place := storage.join(self._run_dir, name)):
-                storage.upload(place, storage.join(self._uri, name))
+                storage.upload(place, storage.join(self.uri, name))
         manifest.write_manifest(self.root, checkpoint)
         return None
 
@@ -115,7 +115,7 @@ class Copies:
 
     def _fetch_beside(self) -> None:
         for name in BESIDE:
-            source, place = storage.join(self._uri, name), storage.join(self._run_dir, name)
+            source, place = storage.join(self.uri, name), storage.join(self._run_dir, name)
             if not os.path.exists(place) and storage.exists(source):
                 storage.fetch(source, place)
 

@@ -55,4 +55,4 @@ def branch(run_dir: str) -> None:
     """Another run from here on: MLflow forgets no step, and those after this one will be others."""
     known = recall(run_dir)
     if known is not None:
-        remember(run_dir, TrackingRecord(branched_from=known.mlflow_run_id))
+        remember(run_dir, TrackingRecord(branched_from=known.mlflow_run_id or known.branched_from))

@@ -1,0 +1,184 @@
+"""`--resume STEP`: it happens once, however often the command is repeated, here or on another machine."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra import storage
+from infra.errors import ConfigError
+from model.bundle import LINEAGE, RECORD
+from pipelines.shards import ShardSet
+from tests.training import faults, runs
+from tests.training.faults import Bench, Moment
+from training.config import RunConfig
+from training.data import TrainingData, open_data
+from training.going_back import GONE_BACK, GoingBack
+from training.recipes import get_recipe
+from training.run_directory import RunDirectory
+from training.run_identity import identity
+from training.saving import checkpoints
+from training.saving.checkpoints import hashed_file
+from training.saving.manifest import FileRecord
+from training.tracking import tracking_record
+
+
+class TinyRun:
+    """A run directory whose steps are files of a few bytes, with a second place for them."""
+
+    def __init__(self, folder: Path, data: TrainingData, *, skip: tuple[str, ...] = ()) -> None:
+        config = get_recipe("tokenizer_tiny")
+        self.data = data
+        self.directory = RunDirectory.at(str(folder / "run"))
+        self.config: RunConfig = replace(
+            config,
+            checkpoints=replace(config.checkpoints, copy_to=str(folder / "copy")),
+            batches=replace(config.batches, skip_steps=skip),
+        )
+
+    def command(self, resume: str) -> None:
+        self.directory.check(self.config, self.data, resume=resume)
+        self.directory.begin(self.config, self.data, resume=resume, attempt="one")
+
+    def reach(self, *steps: int) -> None:
+        """As the workers leave it: a checkpoint and a copy of each, and a line."""
+        root = self.directory.checkpoints
+        for step in steps:
+            name = checkpoints.new_name(step)
+            storage.write(f"{root}/{name}/other", b"")
+            with hashed_file(f"{root}/{name}/weights.pt") as file:
+                file.write(b"weights")
+            record = FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)
+            state = {
+                "step": step,
+                "identity": identity(self.config, self.data),
+                GONE_BACK: self.directory.gone_back(),
+            }
+            checkpoints.commit(root, name=name, step=step, state=state, files=[record])
+            storage.append(self.directory.metrics, f'{{"step": {step}}}\n'.encode())
+        copies = self.directory.copies(self.config)
+        assert copies is not None
+        copies.upload_missing()
+
+    def told(self) -> list[float]:
+        return [line["step"] for line in self.directory.read_metrics()]
+
+
+@pytest.fixture
+def data(frame_set: ShardSet) -> TrainingData:
+    return open_data(get_recipe("tokenizer_tiny"), frame_set.uri)
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: TrainingData) -> TinyRun:
+    tiny = TinyRun(tmp_path, data)
+    tiny.command("auto")
+    tiny.reach(3, 6)
+    return tiny
+
+
+@pytest.mark.parametrize("resume", ["auto", "-3", "3/0", "3/", "/2", "3.5"])
+def test_what_names_no_step(resume: str) -> None:
+    assert GoingBack.named(resume) is None
+
+
+def test_one_going_back_has_one_name() -> None:
+    assert {str(GoingBack.named(resume)) for resume in ("3", "03", "3/1")} == {"3"}
+    assert str(GoingBack.named("3/2")) == "3/2"
+
+
+def test_the_command_repeated_goes_on_from_where_it_was(
+    run: TinyRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.command("3")
+    assert run.directory.newest_step() == 3
+    assert run.told() == [3]
+    assert not capsys.readouterr().err
+    run.reach(6)
+    for resume in ("3", "auto", "3", "3/1"):
+        run.command(resume)
+        assert run.directory.newest_step() == 6
+    assert "to go back there once more, give --resume 3/2" in capsys.readouterr().err
+
+
+def test_a_going_back_of_another_name_happens(run: TinyRun) -> None:
+    run.command("3")
+    for nth in (2, 3):
+        run.reach(6)
+        for _ in range(2):
+            run.command(f"3/{nth}")
+            assert run.directory.newest_step() == 3
+    run.reach(6)
+    run.command("3/2")
+    assert run.directory.newest_step() == 6
+
+
+def test_what_was_gone_back_to_is_known_on_another_machine(run: TinyRun) -> None:
+    """Which has nothing but the copies: their checkpoints say it."""
+    run.command("3")
+    run.reach(6)
+    shutil.rmtree(run.directory.path)
+    run.command("3")
+    copies = run.directory.copies(run.config)
+    assert copies is not None
+    assert [copy.step for copy in copies.committed()[0]] == [6, 3]
+
+
+def test_a_going_back_that_was_cut_short_is_done_again(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as cut_short:
+        cut_short.setattr(RunDirectory, "go_back_to", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.command("3")
+    assert run.told() == [3, 6]
+    run.command("3")
+    assert run.told() == [3]
+
+
+def test_a_copy_holds_up_no_going_back_before_the_steps_to_skip(run: TinyRun, tmp_path: Path) -> None:
+    other = TinyRun(tmp_path, run.data, skip=("5",))
+    shutil.rmtree(run.directory.path)
+    with pytest.raises(ConfigError, match="go back before the steps to skip with --resume STEP"):
+        other.command("auto")
+    other.command("3")
+    assert other.directory.newest_step() == 3
+
+
+def test_what_it_drew_and_became_after_the_step_is_forgotten(run: TinyRun) -> None:
+    directory = run.directory
+    for step in (3, 6):
+        storage.write(directory.sample(step), b"a picture")
+        storage.write(f"{directory.bundle_of(step)}/{RECORD}", b"{}")
+    storage.write_json(f"{directory.bundle}/{LINEAGE}", {"checkpoint": {"step": 6}})
+    run.command("6")
+    assert directory.bundle_steps() == [3, 6]
+    assert storage.exists(directory.bundle)
+    run.command("3")
+    assert directory.bundle_steps() == [3]
+    assert not storage.exists(directory.bundle_of(6))
+    assert not storage.exists(directory.bundle)
+    assert [file.name for file in storage.list_files(directory.samples)] == ["step-00000003.png"]
+
+
+def test_a_branch_that_mlflow_never_heard_of_comes_from_where_the_one_before_it_came(run: TinyRun) -> None:
+    place = run.directory.path
+    tracking_record.remember(place, tracking_record.TrackingRecord(mlflow_run_id="the first"))
+    for _ in range(2):
+        tracking_record.branch(place)
+        record = tracking_record.recall(place)
+        assert record is not None
+        assert record.branched_from == "the first"
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_run_killed_after_it_went_back_goes_on_from_its_own_steps(bench: Bench, tmp_path: Path) -> None:
+    """Twice: the second command that is killed does not begin at step 3 either."""
+    run_dir = tmp_path / "run"
+    bench.unfinished(run_dir)
+    for step, newest in ((8, 6), (11, 9)):
+        kill = faults.at(Moment(0, step, "data"))
+        bench.killed(run_dir, "--resume=3", rank=0, faults=[kill])
+        assert runs.newest_committed(run_dir) == newest
+    assert bench.goes_on(run_dir, "--resume=3")["resumed_from"] == 9

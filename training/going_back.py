@@ -1,0 +1,55 @@
+"""`--resume STEP`: back to the checkpoint of a step, to go on from there as another branch. It happens once.
+
+A command that was killed is repeated as it stands, by people and by schedulers. So a going back has a name,
+`3`, and a run remembers the names of those that it has behind it, in its config.json and in every checkpoint:
+the second `--resume 3` goes on from where the first one came to. Who means the same step once more says
+`3/2`, which is a name like any other. Imports no torch.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from training.saving import checkpoints, manifest
+from training.saving.copies import Copies
+
+NAME = re.compile(r"(\d+)(?:/([1-9]\d*))?")
+GONE_BACK = "gone_back"
+"""Under which config.json and the state of a checkpoint hold the names."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoingBack:
+    step: int
+    nth: int = 1
+    """To this step."""
+
+    @classmethod
+    def named(cls, resume: str) -> "GoingBack | None":
+        """None where `--resume` names no step."""
+        found = NAME.fullmatch(resume)
+        return cls(int(found[1]), int(found[2] or 1)) if found else None
+
+    def __str__(self) -> str:
+        return str(self.step) if self.nth == 1 else f"{self.step}/{self.nth}"
+
+    @property
+    def once_more(self) -> "GoingBack":
+        return GoingBack(self.step, self.nth + 1)
+
+    def is_behind(self, root: str, copies: Copies | None) -> bool:
+        """Whether the newest checkpoint, here in `root` or among the copies, comes after it."""
+        newest = manifest.committed(root)[0][:1] + (copies.committed()[0][:1] if copies else [])
+        return any(str(self) in checkpoint.state.get(GONE_BACK, ()) for checkpoint in newest)
+
+    def rewind(self, root: str, copies: Copies | None) -> None:
+        """Forgets the later checkpoints, once that of the step is known to be whole."""
+        if copies is not None:
+            copies.rewind(self.step)
+        else:
+            checkpoints.rewind(root, self.step)
+
+
+def joined(*names: Iterable[str]) -> list[str]:
+    """All of them, each once."""
+    return sorted({name for some in names for name in some})
