@@ -122,6 +122,7 @@ def _ours(config: RunConfig, world_size: int) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "checkpoint": {"tag_validation": "Ignore"},  # all ranks would compare the name at every save
     }
 
 
