@@ -107,4 +107,5 @@ class RunConfig:
         return self._is_due(step, self.checkpoints.every_steps)
 
     def _is_due(self, step: int, every_steps: int) -> bool:
-        return step % every_steps == 0 or step == self.steps
+        """At every multiple, or at the first step after it that is taken; and in the end."""
+        return step // every_steps > self.batches.step_before(step) // every_steps or step == self.steps

@@ -214,6 +214,15 @@ def test_pruning_keeps_those_of_every_so_many_steps_for_good(root: Path) -> None
     ]  # fmt: skip
 
 
+def test_where_that_step_was_left_out_the_first_after_it_is_kept(root: Path) -> None:
+    for step in (10, 21, 30, 40, 50):
+        commit(root, step)
+    checkpoints.prune(str(root), keep_last=1, keep_every_steps=20)
+    assert sorted(path.name[:13] for path in root.iterdir()) == [
+        "step-00000021", "step-00000040", "step-00000050",
+    ]  # fmt: skip
+
+
 def test_a_checkpoint_known_as_damaged_is_not_among_those_kept(root: Path) -> None:
     commit(root, 10)
     damaged = commit(root, 20)

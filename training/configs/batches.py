@@ -24,7 +24,8 @@ class BatchesConfig:
     none are given."""
     skip_steps: tuple[str, ...] = ()
     """Steps that are left out with their data, as 120-140: step 141 follows 119, with what it would have had
-    anyway. To jump over a loss spike, go on from a checkpoint before it with --resume."""
+    anyway. What is due at a step that is left out happens at the next one. To jump over a loss spike, go on
+    from a checkpoint before it with --resume."""
     prefetch_steps: int = 2
     """Steps whose batches are made ready in the background; 0 makes them when they are needed."""
     reader_threads: int = 4
@@ -57,6 +58,13 @@ class BatchesConfig:
         skipped = skipped_until(last, self.skip_steps)
         return (step for step in range(first, last + 1) if step not in skipped)
 
+    def step_before(self, step: int) -> int:
+        """The last step that is taken before `step`; 0 where it is the first."""
+        before = step - 1
+        for first, last in sorted(map(_range, self.skip_steps), key=lambda ends: ends[1], reverse=True):
+            before = first - 1 if first <= before <= last else before
+        return before
+
     def clips_taken(self, step: int) -> int:
         """Once `step` is done."""
         return (step - len(skipped_until(step, self.skip_steps))) * self.global_batch
@@ -78,12 +86,16 @@ def skipped_until(step: int, skip_steps: Sequence[str]) -> set[int]:
     """The steps up to `step` that ranges such as 7 or 120-140 leave out. Raises ConfigError where one is
     none."""
     skipped: set[int] = set()
-    for text in skip_steps:
-        found = STEPS.fullmatch(text)
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-        if not 1 <= first <= last:
-            raise ConfigError(
-                f"skip_steps={text!r} is no range of steps; give the first and the last, as 120-140"
-            )
+    for first, last in map(_range, skip_steps):
         skipped.update(range(first, min(last, step) + 1))
     return skipped
+
+
+def _range(text: str) -> tuple[int, int]:
+    found = STEPS.fullmatch(text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= first <= last:
+        raise ConfigError(
+            f"skip_steps={text!r} is no range of steps; give the first and the last, as 120-140"
+        )
+    return first, last

@@ -12,7 +12,7 @@ class CheckpointsConfig:
     keep_last: int = 2
     """Older checkpoints are deleted once a newer one is committed."""
     keep_every_steps: int | None = None
-    """Keep those of steps that this divides for good, too."""
+    """Keep those of steps that this divides for good, too; or the first after one that is left out."""
     background: bool = True
     """Write from a copy in the host's memory while training goes on; off: without a copy, the steps wait."""
 

@@ -150,11 +150,20 @@ def prune(
     newest = whole[0].step if whole else 0
     kept = {checkpoint.name for checkpoint in whole[:keep_last]}
     if keep_every_steps is not None:
-        kept |= {checkpoint.name for checkpoint in whole if checkpoint.step % keep_every_steps == 0}
+        kept |= _first_of_each(whole, keep_every_steps)
     for name in sorted({file.name.partition("/")[0] for file in storage.list_files(root)} - kept):
         folder = FOLDER.match(name)
         if folder and (name in unwanted or int(folder[1]) <= newest):
             delete(root, name)
+
+
+def _first_of_each(whole: Sequence[Checkpoint], every_steps: int) -> set[str]:
+    """Names of those at a multiple, or of the first after it: the multiple itself may be a step that is left
+    out."""
+    first: dict[int, Checkpoint] = {}
+    for checkpoint in sorted(whole, key=lambda checkpoint: (-checkpoint.step, checkpoint.committed_at)):
+        first[checkpoint.step // every_steps] = checkpoint
+    return {checkpoint.name for multiple, checkpoint in first.items() if multiple}
 
 
 def rewind(root: str, step: int) -> None:
