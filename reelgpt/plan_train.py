@@ -20,11 +20,13 @@ from training.recipes import get_recipe
 LABELS = {
     "parameters": "parameters",
     "tokens_per_clip": "tokens a clip",
+    "frames_per_clip": "frames a clip",
     "steps": "steps",
     "clips_per_step": "clips a step",
     "accumulated": "micro-batches a worker accumulates",
     "epochs": "epochs",
     "tokens": "tokens",
+    "frames": "frames",
     "tokens_per_parameter": "tokens a parameter",
     "exaflops": "exaFLOPs",
     "hours": "hours",

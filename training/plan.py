@@ -138,9 +138,24 @@ def plan(config: RunConfig, data: TrainingData, machine: Machine) -> dict[str, A
         "epochs": config.steps * config.batches.global_batch / clips,
     }
     if isinstance(config.objective, ReconstructConfig):
-        num_parameters = _tokenizer_parameters(config.objective)
-        return facts | {"parameters": num_parameters} | _memory(config, num_parameters)
+        return facts | _tokenizer_facts(config, config.objective, machine)
     return facts | _gpt_facts(config, config.objective, data, machine)
+
+
+def _tokenizer_facts(config: RunConfig, objective: ReconstructConfig, machine: Machine) -> dict[str, Any]:
+    from training.tokenizer_cost import tokenizer_cost  # brings torch
+
+    cost = tokenizer_cost(objective)
+    num_clips = config.steps * config.batches.global_batch
+    per_clip = cost.activation_elements_per_clip * (4.0 if config.engine.dtype == "fp32" else 2.0)
+    return {
+        "parameters": cost.parameters,
+        "frames_per_clip": cost.frames_per_clip,
+        "frames": num_clips * cost.frames_per_clip,
+        **_spent(config, num_clips * cost.flops_per_clip, machine),
+        **_memory(config, cost.parameters),
+        **_fitting(config, cost.parameters, per_clip, machine),
+    }
 
 
 def _gpt_facts(
@@ -151,20 +166,33 @@ def _gpt_facts(
     num_tokens = config.steps * config.batches.global_batch * shape.context_tokens
     flops = num_tokens * training_flops_per_token(shape, shape.context_tokens)
     per_clip = activation_bytes(shape, shape.context_tokens, shape.context_tokens, config)
-    states = _states(config, config.engine, counts.total)
-    room = machine.memory_gb * GB - states.device.total
     return {
         "parameters": counts.total,
         "parameters_of_embeddings": counts.embedding,
         "tokens_per_clip": shape.context_tokens,
         "tokens": num_tokens,
         "tokens_per_parameter": num_tokens / counts.total,
-        "exaflops": flops / 1e18,
-        "hours": flops / (config.num_workers * machine.peak_tflops * 1e12 * machine.mfu) / 3600,
-        "activation_bytes_per_clip": per_clip,
+        **_spent(config, flops, machine),
         **_memory(config, counts.total),
-        "device_bytes_per_rank": states.device.total + config.batches.micro_batch * per_clip,
-        "largest_micro_batch": _largest_micro_batch(config, int(max(0.0, room) // per_clip)),
+        **_fitting(config, counts.total, per_clip, machine),
+    }
+
+
+def _spent(config: RunConfig, flops: float, machine: Machine) -> dict[str, float]:
+    per_second = config.num_workers * machine.peak_tflops * 1e12 * machine.mfu
+    return {"exaflops": flops / 1e18, "hours": flops / per_second / 3600}
+
+
+def _fitting(
+    config: RunConfig, num_parameters: int, bytes_per_clip: float, machine: Machine
+) -> dict[str, float]:
+    """What one device holds with its micro-batch, and the largest one that it could."""
+    states = _states(config, config.engine, num_parameters)
+    room = machine.memory_gb * GB - states.device.total
+    return {
+        "activation_bytes_per_clip": bytes_per_clip,
+        "device_bytes_per_rank": states.device.total + config.batches.micro_batch * bytes_per_clip,
+        "largest_micro_batch": _largest_micro_batch(config, int(max(0.0, room) // bytes_per_clip)),
     }
 
 
@@ -229,16 +257,6 @@ def _largest_micro_batch(config: RunConfig, fitting: int) -> int:
     """Of those that the global batch divides into; 0 where not even one clip fits."""
     each = config.batches.global_batch // config.num_workers
     return max((size for size in range(1, min(fitting, each) + 1) if each % size == 0), default=0)
-
-
-def _tokenizer_parameters(objective: ReconstructConfig) -> int:
-    """Counted on a model without memory: convolutions have no short formula."""
-    import torch
-
-    from model.tokenizer import Tokenizer
-
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Tokenizer(objective.model).parameters())
 
 
 def with_world_size(config: RunConfig, world_size: int) -> RunConfig:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from infra import configs
 from infra.errors import ConfigError
 from model.config import GPTConfig
 from model.gpt import GPT
-from model.tokenizer import Tokenizer
 from pipelines.shards import ShardSet
 from tests.training import runs
 from tests.training.memory_probe import objective, run_config
@@ -22,7 +23,7 @@ from training.configs.engine import EngineConfig
 from training.configs.objective import PredictConfig, ReconstructConfig
 from training.data import open_data
 from training.flops import count_parameters, training_flops_per_token
-from training.objectives import Learner
+from training.objectives import Examples, Learner, Losses, Reconstruct
 from training.plan import GB, STAGES, Machine, activation_bytes, plan, state_bytes, with_world_size
 from training.recipes import get_recipe
 
@@ -94,12 +95,23 @@ def test_more_memory_never_makes_the_largest_micro_batch_smaller(token_set: Shar
     assert len(set(sizes)) > 2
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_counted_too(frame_set: ShardSet) -> None:
     config = get_recipe("tokenizer_tiny")
     assert isinstance(config.objective, ReconstructConfig)
     facts = plan(config, open_data(config, frame_set.uri), Machine())
-    model = Tokenizer(config.objective.model)
-    assert facts["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    learner, side = Learner(Reconstruct(config.objective)), config.objective.model.frame_size
+    frames = torch.rand(1, config.objective.frames_per_clip, 3, side, side)
+    with FlopCounterMode(display=False) as flops:
+        kept = bytes_kept(learner, {"frames": frames}, then=lambda losses: losses[0].backward())
+    assert facts["parameters"] == sum(parameter.numel() for parameter in learner.parameters())
+    num_clips = config.steps * config.batches.global_batch
+    assert facts["exaflops"] * 1e18 == pytest.approx(num_clips * flops.get_total_flops(), rel=1e-6)
+    assert facts["activation_bytes_per_clip"] == pytest.approx(kept, rel=0.02)
+    machine = Machine()
+    per_second = config.num_workers * machine.peak_tflops * 1e12 * machine.mfu
+    assert facts["hours"] * 3600 == pytest.approx(facts["exaflops"] * 1e18 / per_second)
+    assert facts["largest_micro_batch"] == config.batches.global_batch // config.num_workers
 
 
 def test_a_world_size_that_the_batch_does_not_divide_into_is_refused() -> None:
@@ -134,6 +146,20 @@ def test_two_real_ranks_hold_what_was_planned() -> None:
         assert real["bytes"] == pytest.approx(planned.device.total + planned.host.total, rel=TOLERANCE), case
 
 
+def bytes_kept(learner: Learner, examples: Examples, then: Callable[[Losses], None] = lambda _: None) -> int:
+    """From forward to backward, but for the weights."""
+    kept = dict[int, Tensor]()
+    own = {parameter.untyped_storage().data_ptr() for parameter in learner.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        then(learner(examples))
+    return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+
+
 @pytest.mark.parametrize(("layers", "hidden", "grid"), [(6, 256, (4, 4, 4)), (2, 384, (4, 8, 8))])
 def test_a_forward_pass_keeps_what_was_planned(layers: int, hidden: int, grid: tuple[int, int, int]) -> None:
     """In fp32, without a GPU."""
@@ -143,16 +169,8 @@ def test_a_forward_pass_keeps_what_was_planned(layers: int, hidden: int, grid: t
     config = replace(base, objective=replace(base.objective, model=shape))
     predict = objective(config, num_codes=1000, code_levels=(8, 5, 5, 5))
     learner, clips = Learner(predict), [np.zeros(grid, np.uint16)] * 2
-    examples, kept = predict.examples(clips, None), dict[int, Tensor]()
-    own = {parameter.untyped_storage().data_ptr() for parameter in learner.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        learner(examples)
-    real = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in own)
+    examples = predict.examples(clips, None)
+    real = bytes_kept(learner, examples)
     num_tokens, num_targets = examples["tokens"].shape[1], int(examples["is_target"].sum()) // 2
     planned = 2 * activation_bytes(predict._gpt_config, num_tokens, num_targets, config)
     assert real == pytest.approx(planned, rel=0.12)
