@@ -75,7 +75,8 @@ class Train:
     """A model (path, URI or models:/ reference) whose weights a new run starts from: fine-tuning."""
     verify_resume: int | None = None
     """Trains nothing to keep: shows on this config and data, in scratch folders beside RUN_DIR, that N steps,
-    a kill and N more are 2N steps. Without a number, N is 5. Exit code 1 where they are not."""
+    a kill and the command repeated for N more are 2N steps. Without a number, N is 5. Exit code 1 where they
+    are not."""
     verify_workers: int | None = None
     """With --verify-resume: go on after the kill on that many workers; then within a tolerance."""
     verify_zero_stage: int | None = None
@@ -92,13 +93,14 @@ class Train:
 
     def run(self) -> Outcome:
         config = self.config or get_recipe(self.recipe)
+        announced.adopt()
         if self.verify_resume is not None:
+            _refuse_launched()
             return self._verify(config, self.verify_resume)
         if self.verify_workers is not None or self.verify_zero_stage is not None:
             raise UsageError(
                 "--verify-workers and --verify-zero-stage have no effect without --verify-resume"
             )
-        announced.adopt()
         if announced.rank() > 0:  # under a launcher of the user's the first worker speaks for all
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Outcome(summary=self._train(config, None))
@@ -136,6 +138,16 @@ class Train:
             tokenizer=self.tokenizer,
             init_from=find_bundle(self.init_from) if self.init_from else None,
             on_metrics=None if bar is None else partial(_show, bar),
+        )
+
+
+def _refuse_launched() -> None:
+    """Each worker would start, kill and delete the runs of the others."""
+    if announced.is_worker():
+        workers = os.environ["WORLD_SIZE"]
+        raise UsageError(
+            f"--verify-resume starts and kills workers of its own, and a launcher started this process as "
+            f"one of {workers}; give the command without it, with --num-workers {workers} --launcher torchrun"
         )
 
 
@@ -192,9 +204,10 @@ def _with_settings(command: type[Any], recipe: str) -> type[Any]:
 
 def verdict_table(verdict: Verdict) -> Table:
     before, after = verdict.topologies
+    again = "the command repeated" if verdict.resume == "auto" else f"--resume {verdict.resume}"
     title = (
-        f"{verdict.steps} steps, and {verdict.resumed_from} + SIGKILL (at step {verdict.killed_after}) + "
-        f"{verdict.steps - verdict.resumed_from}: {'they agree' if verdict.agrees else 'THEY DIFFER'}\n"
+        f"{verdict.steps} steps at once, and SIGKILL after step {verdict.killed_after} + {again} from step "
+        f"{verdict.resumed_from}: {'they agree' if verdict.agrees else 'THEY DIFFER'}\n"
         f"{before}; after the kill {after}"
     )
     table = Table(title=title, title_justify="left")

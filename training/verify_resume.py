@@ -1,8 +1,8 @@
 """Does a run of this config on this data resume exactly? Found out with real processes and a real SIGKILL.
 
-In scratch directories, never the user's: one run of 2N steps, and one of N steps that is killed and goes on
-for N more, perhaps on another number of workers or at another ZeRO stage. Both are the first steps of the
-whole run: nothing of its schedule changes. Imports no torch.
+In scratch directories, never the user's: one run of 2N steps, and one of N steps that is killed and whose
+command is repeated for N more, perhaps on another number of workers or at another ZeRO stage. Both are the
+first steps of the whole run that are taken: nothing of its schedule changes. Imports no torch.
 """
 
 import json
@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -66,9 +66,14 @@ class Comparison:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     steps: int
+    """That are compared: the first ones of the run that are not skipped."""
     killed_after: int
     """The last step that the killed command had logged."""
     resumed_from: int
+    """The last step that the command after it did not take again."""
+    resume: str
+    """How that command was given: auto is the very one that was killed. Where the kill came after the last
+    step compared was saved, it was told to go back."""
     topologies: tuple[str, str]
     """Before the kill and after it."""
     comparisons: tuple[Comparison, ...]
@@ -96,38 +101,45 @@ def verify_resume(
     `on_done` hears how many of the three commands are done. What they wrote is deleted if all agrees. Raises
     UsageError where the run is shorter than that, TrainingError where a command fails.
     """
-    _require_length(config, half)
-    shown = _shown(config, half)
+    steps = _steps_to_take(config, half)
+    middle, end = steps[half - 1], steps[-1]
+    shown = _shown(config, middle, end)
     changed = _changed(shown, workers, zero_stage)
     whole, broken = (RunDirectory.at(storage.join(place.scratch, name)) for name in ("whole", "interrupted"))
     storage.delete(place.scratch)
     os.makedirs(place.scratch)
-    _run(shown, place, whole, pause_after=2 * half)
+    _run(shown, place, whole, pause_after=end)
     on_done(1)
-    killed_after = _run_and_kill(shown, place, broken, after=half)
+    killed_after = _run_and_kill(shown, place, broken, after=middle)
     on_done(2)
-    _run(changed, place, broken, pause_after=2 * half, resume=half)
+    saved = broken.newest_step()
+    resume, resumed_from = ("auto", saved) if saved < end else (str(middle), middle)
+    _run(changed, place, broken, pause_after=end, resume=resume)
     on_done(3)
     topologies = _topology(shown), _topology(changed)
     dtype = None if topologies[0] == topologies[1] else config.engine.dtype
     verdict = Verdict(
-        steps=2 * half,
+        steps=len(steps),
         killed_after=killed_after,
-        resumed_from=half,
+        resumed_from=resumed_from,
+        resume=resume,
         topologies=topologies,
-        comparisons=_compare(whole, broken, steps=2 * half, dtype=dtype),
+        comparisons=_compare(whole, broken, steps=steps, dtype=dtype),
     )
     if verdict.agrees:
         storage.delete(place.scratch)
     return verdict
 
 
-def _require_length(config: RunConfig, half: int) -> None:
-    if half < 1 or 2 * half > config.steps:
+def _steps_to_take(config: RunConfig, half: int) -> list[int]:
+    """The first 2 x `half` of the run. Raises UsageError where it has fewer."""
+    taken = list(config.batches.steps_taken(1, config.steps))
+    if half < 1 or 2 * half > len(taken):
         raise UsageError(
-            f"--verify-resume {half} compares runs of {2 * half} steps, and the run has {config.steps}; "
-            f"give a number from 1 to {config.steps // 2}"
+            f"--verify-resume {half} compares runs of {2 * half} steps, and the run has {len(taken)}; "
+            f"give a number from 1 to {len(taken) // 2}"
         )
+    return taken[: 2 * half]
 
 
 def _changed(config: RunConfig, workers: int | None, zero_stage: Any) -> RunConfig:
@@ -143,16 +155,16 @@ def _changed(config: RunConfig, workers: int | None, zero_stage: Any) -> RunConf
     return changed
 
 
-def _shown(config: RunConfig, half: int) -> RunConfig:
-    """The same steps, looked at more often and told to nobody."""
+def _shown(config: RunConfig, middle: int, end: int) -> RunConfig:
+    """The same steps, saved in the `middle`, measured in the `end`, all looked at, and told to nobody."""
     saved = replace(
         config.checkpoints,
-        every_steps=half,
+        every_steps=middle,
         keep_last=KEPT_CHECKPOINTS,
         keep_every_steps=None,
         copy_to=None,
     )
-    measured = replace(config.evaluation, every_steps=2 * half, num_samples=0, keep_bundles=1)
+    measured = replace(config.evaluation, every_steps=end, num_samples=0, keep_bundles=1)
     return replace(
         config,
         checkpoints=saved,
@@ -169,12 +181,11 @@ def _topology(config: RunConfig) -> str:
 
 
 def _compare(
-    whole: RunDirectory, broken: RunDirectory, *, steps: int, dtype: str | None
+    whole: RunDirectory, broken: RunDirectory, *, steps: Sequence[int], dtype: str | None
 ) -> tuple[Comparison, ...]:
     """`dtype`: of runs on different topologies, which need not agree to the last bit."""
     lines = [{int(line["step"]): line for line in run.read_metrics()} for run in (whole, broken)]
-    numbers = range(1, steps + 1)
-    pairs = [(lines[0].get(step, {}), lines[1].get(step, {})) for step in numbers]
+    pairs = [(lines[0].get(step, {}), lines[1].get(step, {})) for step in steps]
     return (
         Comparison(
             what="losses",
@@ -183,7 +194,7 @@ def _compare(
         ),
         Comparison(
             what="weights",
-            difference=_weights_apart(_weights(whole, steps), _weights(broken, steps)),
+            difference=_weights_apart(_weights(whole, steps[-1]), _weights(broken, steps[-1])),
             tolerance=WEIGHTS_TOLERANCE[dtype] if dtype else 0.0,
         ),
         Comparison(
@@ -215,7 +226,7 @@ def _weights_apart(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]])
 
 
 def _run(
-    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int, resume: int | None = None
+    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int, resume: str = "auto"
 ) -> None:
     process = _start(config, place, run, pause_after=pause_after, resume=resume)
     if process.wait() not in (0, PAUSED):
@@ -224,7 +235,7 @@ def _run(
 
 def _run_and_kill(config: RunConfig, place: Place, run: RunDirectory, *, after: int) -> int:
     """Kills the run once the checkpoint of step `after` exists; gives the last step that it had logged."""
-    process = _start(config, place, run, pause_after=None, resume=None)
+    process = _start(config, place, run, pause_after=None, resume="auto")
     while not any(checkpoint.step == after for checkpoint in manifest.committed(run.checkpoints)[0]):
         if process.poll() is not None:
             raise _failed(place, process.returncode)
@@ -235,7 +246,7 @@ def _run_and_kill(config: RunConfig, place: Place, run: RunDirectory, *, after: 
 
 
 def _start(
-    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int | None, resume: int | None
+    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int | None, resume: str
 ) -> subprocess.Popen[str]:
     order = {
         "config": configs.to_dict(config),
@@ -244,7 +255,7 @@ def _start(
         "launcher": place.launcher,
         "tokenizer": place.tokenizer,
         "init_from": place.init_from,
-        "resume": "auto" if resume is None else str(resume),
+        "resume": resume,
         "pause_after": pause_after,
     }
     with open(_log(place), "a") as log:

@@ -11,6 +11,15 @@ from reelgpt.train import Train, with_default_half
 from tests.training import runs
 
 GPT = ("gpt_tiny", *runs.GPT, "--checkpoints.every-steps=6", "--num-workers=1")
+OTHER_CLIPS_ONCE_RESUMED = """
+import glob
+
+if glob.glob({resumed!r}):
+    import training.loop
+
+    make = training.loop.step_input
+    training.loop.step_input = lambda run, batches, step: make(run, batches, step + 1)
+"""
 
 
 def verify(token_set: ShardSet, run_dir: Path, *more: str) -> Any:
@@ -36,6 +45,21 @@ def test_a_run_that_is_too_short_is_refused(token_set: ShardSet, tmp_path: Path)
         verify(token_set, tmp_path / "run", "7")
 
 
+def test_a_run_of_which_too_much_is_skipped_is_refused(token_set: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"compares runs of 10 steps, and the run has 9; .* from 1 to 4"):
+        verify(token_set, tmp_path / "run", "5", "--batches.skip-steps", "2-4")
+
+
+def test_under_a_launcher_it_is_refused_before_anything(
+    token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"without it, with --num-workers 2 --launcher torchrun"):
+        verify(token_set, tmp_path / "run", "2")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stage_at_which_a_lone_worker_does_not_run_is_refused(token_set: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"lone worker in fp32 runs at stage 0; give --verify-workers 2"):
         verify(token_set, tmp_path / "run", "2", "--verify-zero-stage=3")
@@ -52,12 +76,36 @@ def test_how_to_go_on_has_no_effect_without_it(token_set: ShardSet, tmp_path: Pa
 @pytest.mark.faults
 @pytest.mark.timeout(400)
 def test_a_run_that_resumes_exactly_is_found_to(token_set: ShardSet, tmp_path: Path) -> None:
-    outcome = verify(token_set, tmp_path / "run", "2")
+    """Steps are skipped, so that none of 2N steps is step N or 2N."""
+    outcome = verify(token_set, tmp_path / "run", "2", "--batches.skip-steps", "2", "4")
     assert outcome.exit_code == 0
     assert outcome.summary["agrees"]
-    assert outcome.summary["killed_after"] >= 2
+    assert outcome.summary["steps"] == 4
+    assert outcome.summary["killed_after"] >= 3
+    assert outcome.summary["resumed_from"] >= 3
     assert [item["difference"] for item in outcome.summary["comparisons"]] == [0.0, 0.0, 0.0]
     assert not list(tmp_path.glob("run*"))
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_a_run_that_does_not_resume_exactly_is_found_not_to(
+    token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is resumed, its steps take the clips of others."""
+    run_dir = tmp_path / "run"
+    resumed = f"{run_dir}.verify-resume/interrupted/checkpoints/*/MANIFEST.json"
+    env = runs.bare_environment(tmp_path / "site", fault=OTHER_CLIPS_ONCE_RESUMED.format(resumed=resumed))
+    monkeypatch.setenv("PYTHONPATH", env["PYTHONPATH"])
+    outcome = verify(token_set, run_dir, "2")
+    assert outcome.exit_code == 1
+    assert not outcome.summary["agrees"]
+    assert {item["what"]: item["agrees"] for item in outcome.summary["comparisons"]} == {
+        "losses": False, "weights": False, "samples": False,
+    }  # fmt: skip
+    assert (tmp_path / "run.verify-resume/interrupted").exists()
 
 
 @pytest.mark.deepspeed
