@@ -79,8 +79,11 @@ def list_videos(videos: Iterable[str]) -> list[FileInfo]:
     return find_videos(videos).files
 
 
-def find_videos(videos: Iterable[str]) -> Listing:
-    """Files named by folders, globs and URIs. Raises UsageError where there is none, or nothing at one."""
+def find_videos(videos: Iterable[str], exclude: tuple[str, ...] = ()) -> Listing:
+    """Files named by folders, globs and URIs, without those whose names or URIs `exclude` says.
+
+    Raises UsageError where there is none, or nothing at one, or nothing to exclude.
+    """
     videos = list(videos)
     for video in videos:
         _check_given(video)
@@ -95,6 +98,7 @@ def find_videos(videos: Iterable[str]) -> Listing:
     for video, named in zip(videos, expanded, strict=True):
         if not any(named) and not _is_glob(video) and not storage.exists(video):
             raise UsageError(f"there is nothing at {video}; correct the name, or leave it out")
+    found = _remaining(found, exclude)
     times_named = Counter(file.name for file in found.values())
     twins = sorted(file.uri for file in found.values() if times_named[file.name] > 1)
     if twins:
@@ -103,6 +107,18 @@ def find_videos(videos: Iterable[str]) -> Listing:
         )
     files = sorted(found.values(), key=lambda file: file.name)
     return Listing(files=files, passed_over=sorted(others))
+
+
+def _remaining(found: dict[str, FileInfo], exclude: tuple[str, ...]) -> dict[str, FileInfo]:
+    names = {file.name for file in found.values()}
+    for name in exclude:
+        if name not in names and name not in found:
+            some = ", ".join(sorted(names)[:5])
+            raise UsageError(f"no video is named {name!r} to exclude; there are {some}")
+    stays = {uri: file for uri, file in found.items() if file.name not in exclude and uri not in exclude}
+    if not stays:
+        raise UsageError(f"no video remains without {', '.join(exclude[:5])}; exclude fewer")
+    return stays
 
 
 def _check_given(video: str) -> None:

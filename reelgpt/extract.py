@@ -28,7 +28,7 @@ class Extract(SetCommand):
     videos: Positional[tuple[InputUri, ...]]
     """Files, folders, globs or fsspec URIs of videos and still images; or one set of frames."""
     exclude: tuple[str, ...] = ()
-    """Names or URIs of sources to leave out of the set of frames given."""
+    """Names or URIs of sources to leave out of the videos or the set of frames given."""
     score_only: bool = False
     """Keep no frames: only score the clips and show how the scores lie, to choose --filters by. Repeating the
     command without this option decodes again what is to be kept."""
@@ -52,12 +52,11 @@ class Extract(SetCommand):
         if self.score_only and self.keep_rejected:
             raise ConfigError("--score-only keeps no frames and --keep-rejected all; leave one of them out")
         if given is None:
-            refuse_without_effect(self, default, ["exclude"], "videos; leave out what is not to be read")
-        elif given.manifest.kind != "frames":
+            return
+        if given.manifest.kind != "frames":
             raise UsageError(f"{given.uri} holds {given.manifest.kind}; extract takes videos or frames")
-        else:
-            names = ("score_only", "keep_rejected", "max_failed", "sampling", "limits", "resources")
-            refuse_without_effect(self, default, names, "frames that are there; set it where they are made")
+        names = ("score_only", "keep_rejected", "max_failed", "sampling", "limits", "resources")
+        refuse_without_effect(self, default, names, "frames that are there; set it where they are made")
 
     def _kept(self) -> Keep:
         return "none" if self.score_only else "all" if self.keep_rejected else "kept"

@@ -34,7 +34,7 @@ class SetCommand:
     validation_share: float = SplitConfig().validation_share
     """Share of the sources to hold out."""
     exclude: tuple[str, ...] = ()
-    """Names or URIs of sources to leave out of the set given."""
+    """Names or URIs of sources to leave out of the videos or the set given."""
     keep_rejected: bool = False
     """Keep what was made of rejected clips beside the set, of all that is decoded from now on, so that
     thresholds can be loosened, too, without decoding again."""
@@ -66,6 +66,7 @@ class SetCommand:
     ) -> VideoJob:
         return VideoJob(
             videos=videos,
+            exclude=self.exclude,
             out=self.out,
             config=ExtractConfig(sampling=self.sampling, filters=self.filters, limits=self.limits, keep=keep),
             duplicates=self.duplicates,

@@ -16,7 +16,7 @@ from pipelines.shards import ShardSet
 from reelgpt import score_table
 from reelgpt.command import Outcome
 
-OVER_FAILURE_BUDGET = 3
+FAILED, OVER_FAILURE_BUDGET = 1, 3
 MOST_NAMES = 1000
 """Of files that were passed over, in the JSON of a summary."""
 
@@ -27,7 +27,8 @@ def check_budget(max_failed: float) -> None:
 
 
 def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None = None) -> Outcome:
-    """The result of a build; exit code 3 where a larger share of the sources failed than allowed.
+    """The result of a build; exit code 3 where a larger share of the sources failed than allowed, and 1 where
+    some were refused.
 
     Sources fail where they are decoded: a set made from another set is not judged for them again.
     """
@@ -47,6 +48,7 @@ def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None
         "pace": built.pace.summary() if built.pace else None,
         "mlflow_run_id": mlflow_run_id,
         "sources_kept": built.sources_kept,
+        "refused": list(built.refused),
         "passed_over": len(built.passed_over),
         "passed_over_files": built.passed_over[:MOST_NAMES],
         "failed_share": round(share, 6),
@@ -61,7 +63,7 @@ def outcome(built: Built, out: str, max_failed: float, mlflow_run_id: str | None
     return Outcome(
         summary=summary,
         text=text,
-        exit_code=OVER_FAILURE_BUDGET if over else 0,
+        exit_code=FAILED if built.refused else OVER_FAILURE_BUDGET if over else 0,
     )
 
 
@@ -76,6 +78,12 @@ def _text(built: Built, out: str, over: bool, max_failed: float) -> RenderableTy
         lines.append(
             f"{built.sources_kept:,} sources of earlier commands were not given this time, and stay in the "
             f"set; `reelgpt {command} {out} --exclude NAME --out OTHER` makes one without some"
+        )
+    if built.refused:
+        lines.append(
+            f"{len(built.refused):,} sources are in the set with another content, which it keeps: "
+            f"{', '.join(built.refused[:5])}; give the new files other names or another output, or leave "
+            f"them out with --exclude {built.refused[0]!r}"
         )
     if over:
         lines.append(

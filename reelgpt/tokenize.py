@@ -50,7 +50,7 @@ class Tokenize(SetCommand):
     validation: tuple[str, ...] = ()
     """Names of the sources to hold out; by default the share below. A set of frames brings its own split."""
     exclude: tuple[str, ...] = ()
-    """Names or URIs of sources to leave out of the set of tokens given."""
+    """Names or URIs of sources to leave out of the videos or the set of tokens given."""
     keep_rejected: bool = False
     """Keep the codes of rejected clips beside the set, of all that is decoded from now on, so that thresholds
     can be loosened, too, without decoding again."""
@@ -72,12 +72,10 @@ class Tokenize(SetCommand):
 
     def _check_effects(self, given: ShardSet | None) -> None:
         default = Tokenize(inputs=(), out="")
-        if given is None:
-            refuse_without_effect(self, default, ["exclude"], "videos; leave out what is not to be read")
-        elif given.manifest.kind == "frames":
+        if given is not None and given.manifest.kind == "frames":
             why = f"the frames of {given.uri}; set it where they are extracted, or derive others by `extract`"
             refuse_without_effect(self, default, IN_THE_FRAMES, why)
-        else:
+        elif given is not None:
             why = "codes that are there; set it where they are made"
             refuse_without_effect(self, default, IN_THE_CODES, why)
 

@@ -27,7 +27,7 @@ from pipelines.spans import find_videos
 
 
 def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
-    listing = find_videos(job.videos)
+    listing = find_videos(job.videos, job.exclude)
     files = listing.files
     out, settings = storage.absolute(job.out), claim.video_settings(job)
     _check_names(files, job.split.validation, out)

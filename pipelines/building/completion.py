@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from infra.errors import ShardError
+from infra.errors import ShardError, StorageError
 from infra.leases import Lease
+from pipelines.building import outcomes
 from pipelines.building.job import Built, OnProgress
 from pipelines.building.pace import Devices, Meter, Pace, record
 from pipelines.building.work import Work
@@ -14,6 +16,8 @@ from pipelines.packing.merging import merge_small_files
 from pipelines.packing.pack import pack
 from pipelines.shards import Manifest
 
+MOST_NAMES = 5
+"""Of sources, in a sentence."""
 Watch = Callable[[pa.Table], None]
 """Called with a few columns of the rows just done."""
 RunUnits = Callable[[pa.Table, str, Watch], Devices | None]
@@ -42,19 +46,35 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
 
 
 def _run(work: Work, missing: pa.Table, run: RunUnits, on_progress: OnProgress) -> Pace | None:
-    """Does the missing units. Raises ShardError where one of them has no row afterwards."""
+    """Does the missing units. Raises StorageError where sources changed under way, once all else is done, and
+    ShardError where a unit has no row for another reason."""
     units = work.units.num_rows
     meter, count = Meter(), units - missing.num_rows
+    left: dict[str, str] = {}
 
     def watch(rows: pa.Table) -> None:
         nonlocal count
         meter.add(rows)
-        count += rows.num_rows
+        not_done = rows.filter(pc.equal(rows.column("outcome"), outcomes.LEFT))
+        left.update(zip(*(not_done.column(name).to_pylist() for name in ("source", "error")), strict=True))
+        count += rows.num_rows - not_done.num_rows
         on_progress(count, units, "")
 
     devices = run(missing, work.place, watch)
+    if left:
+        raise StorageError(_left(left))
     _check_complete(work)
     return _pace(meter, devices, work) if devices else None
+
+
+def _left(reasons: dict[str, str]) -> str:
+    """By name of the source."""
+    names = sorted(reasons)
+    some = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    return (
+        f"{reasons[names[0]]}. All is done but for {len(names)} such sources: {some}; what goes on changing "
+        f"can be left out with --exclude {names[0]!r}"
+    )
 
 
 def _built(
@@ -69,6 +89,7 @@ def _built(
         seconds=seconds,
         pace=pace,
         sources_kept=work.sources_kept,
+        refused=work.refused,
     )
 
 

@@ -1,12 +1,12 @@
 """The sources that an output knows: a file that storage calls unchanged is not looked into again."""
 
 from collections.abc import Callable
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import storage
-from infra.errors import UsageError
 from infra.storage import FileInfo
 from pipelines.spans import SOURCE_SCHEMA, UNREADABLE
 from pipelines.tables import read_table, write_table
@@ -48,25 +48,21 @@ def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> pa.Table:
     return sources.sort_by("name")
 
 
-def joined(former: pa.Table, given: pa.Table) -> pa.Table:
-    """The sources of a sealed set, at the places given where they are given, and the given ones that are new.
+def joined(former: pa.Table, given: pa.Table) -> tuple[pa.Table, tuple[str, ...]]:
+    """The sources of a sealed set, at the places given where they are given, and the given ones that are new;
+    and the names of those that are refused, since the set holds them with another content.
 
-    Those that could not be read give way to what has their names now. Raises UsageError where a name stands
-    for another file than before.
+    Those that could not be read give way to what has their names now, or lies in their folder.
     """
-    new = new_sources(former, given)
-    was_readable = pc.invert(pc.starts_with(former.column("source_id"), UNREADABLE))
-    gave_way = pc.is_in(former.column("name"), new.column("name").combine_chunks())
-    former = former.filter(pc.or_(was_readable, pc.invert(gave_way)))
-    taken = pc.is_in(new.column("name"), former.column("name").combine_chunks())
-    if pc.any(taken).as_py():
-        name = new.filter(taken).column("name")[0].as_py()
-        raise UsageError(
-            f"{name} is in the set with another content; give the new file another name, or another output"
-        )
+    former = former.filter(pc.invert(_gave_way(former, _not_held(former, given))))
+    taken = pc.is_in(given.column("name"), former.column("name").combine_chunks())
+    held = pc.is_in(given.column("source_id"), former.column("source_id").combine_chunks())
+    refused = pc.and_(taken, pc.invert(held))
+    names, given = given.filter(refused).column("name").to_pylist(), given.filter(pc.invert(refused))
     known = pc.invert(pc.is_in(former.column("source_id"), given.column("source_id").combine_chunks()))
     columns = [name for name in SOURCE_SCHEMA.names if name in former.column_names]
-    return pa.concat_tables([former.filter(known).select(columns), given.select(columns)]).sort_by("name")
+    sources = pa.concat_tables([former.filter(known).select(columns), given.select(columns)])
+    return sources.sort_by("name"), tuple(names)
 
 
 def located(former: pa.Table, out: str) -> pa.Table:
@@ -78,7 +74,15 @@ def located(former: pa.Table, out: str) -> pa.Table:
     return former.set_column(former.schema.get_field_index("uri"), "uri", pa.array(found, pa.string()))
 
 
-def new_sources(former: pa.Table, given: pa.Table) -> pa.Table:
-    """Those given that a sealed set does not hold."""
+def _not_held(former: pa.Table, given: pa.Table) -> list[str]:
+    """Names of those given that a sealed set does not hold."""
     held = pc.is_in(given.column("source_id"), former.column("source_id").combine_chunks())
-    return given.filter(pc.invert(held))
+    names: list[str] = given.filter(pc.invert(held)).column("name").to_pylist()
+    return names
+
+
+def _gave_way(former: pa.Table, new_names: list[str]) -> pa.Array:
+    """Which of a sealed set's sources could not be read, and now there are others in their place."""
+    folders = {f"{above}/" for name in new_names for above in map(str, PurePosixPath(name).parents)}
+    replaced = pc.is_in(former.column("name"), pa.array({*new_names, *folders}, pa.string()))
+    return pc.and_(replaced, pc.starts_with(former.column("source_id"), UNREADABLE))

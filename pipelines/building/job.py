@@ -34,6 +34,8 @@ class Built:
     """How fast the units went that this command did; None where there was none to do."""
     sources_kept: int = 0
     """Sources of earlier commands that were not given this time, and stay in the set."""
+    refused: tuple[str, ...] = ()
+    """Names of sources given that the set holds with another content, and keeps so."""
     passed_over: list[str] = field(default_factory=list)
     """URIs of the files of the folders given that are no media files by their suffix."""
 
@@ -61,6 +63,8 @@ class VideoJob:
     """Videos to a shard set: of frames, or of codes where a tokenizer is given."""
 
     videos: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    """Names or URIs of videos to leave out."""
     out: str
     config: ExtractConfig
     split: SplitConfig

@@ -1,6 +1,7 @@
 """The row of a span: what became of it, its clips with their scores, and what went wrong.
 
 One row a span, whatever its fate: `ok`, `filtered` or `failed`. A row says nothing of who made it or when.
+Where a source changed under way there is no row, and the workers tell the command so by one that is `left`.
 """
 
 from collections import Counter
@@ -13,6 +14,9 @@ from pipelines.selection.filters import TOO_SHORT, reject_reason
 from pipelines.selection.scores import content_hash, perceptual_hash, score
 from pipelines.selection.verdicts import thresholds_key
 from pipelines.spans import Span
+
+LEFT = "left"
+"""The outcome of a span that a worker could not do: reported, and never written."""
 
 
 def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, Any]:
@@ -45,6 +49,25 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
         "decode_cpu_seconds": decoded.cpu_seconds,
         "tokenize_seconds": 0.0,
         "clips": clips,
+    }
+
+
+def of_left_span(span: Span, error: str) -> dict[str, Any]:
+    """What is reported of a span whose source is not what it was."""
+    return {
+        "unit_id": span.span_id,
+        "span_id": span.span_id,
+        "source_id": span.source_id,
+        "source": span.source,
+        "start_seconds": span.start_seconds,
+        "outcome": LEFT,
+        "error": error,
+        "num_frames": 0,
+        "num_clips": 0,
+        "attempts": 1,
+        "decode_cpu_seconds": 0.0,
+        "tokenize_seconds": 0.0,
+        "clips": [],
     }
 
 

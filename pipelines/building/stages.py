@@ -12,14 +12,14 @@ from functools import cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from infra.errors import StorageError
 from infra.storage import FileInfo
 from pipelines import records
 from pipelines.building import outcomes
 from pipelines.config import DecodeLimits, ExtractConfig
 from pipelines.decoding.decode import Decoded, Decoder
-from pipelines.decoding.source_cache import UnreadableError, opened_locally
+from pipelines.decoding.source_cache import SourceError, UnreadableError, opened_locally
 from pipelines.selection.verdicts import filters_of, thresholds_key
 from pipelines.shards import ShardSet
 from pipelines.spans import SOURCE_SCHEMA, Span, content_id, identify, row
@@ -29,8 +29,10 @@ BYTES_PER_FILE = 64 << 20
 Row = dict[str, Any]
 REPORTED = [
     "unit_id",
+    "source",
     "outcome",
     "error_class",
+    "error",
     "num_frames",
     "num_clips",
     "decode_cpu_seconds",
@@ -69,7 +71,14 @@ class DecodeSpans:
 
     def __call__(self, spans: pa.Table) -> Iterator[Row]:
         for span in (Span(**fields) for fields in spans.to_pylist()):
-            yield outcomes.of_span(span, decoded(span, self.config), self.config)
+            yield self._record(span)
+
+    def _record(self, span: Span) -> Row:
+        """One of a source that changed says only that the span is left: the others go on."""
+        try:
+            return outcomes.of_span(span, decoded(span, self.config), self.config)
+        except SourceError as error:
+            return outcomes.of_left_span(span, str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +125,11 @@ def read_frames(units: pa.Table, read: Read) -> Iterator[pa.Table]:
 
 
 def decoded(span: Span, config: ExtractConfig) -> Decoded:
-    """What comes of a span. Raises StorageError where the source is not what it was when it was listed."""
+    """What comes of a span. Raises SourceError where the source is not what it was when it was listed."""
     try:
         with opened_locally(span.uri) as opened:
             if content_id(span.source, opened) != span.source_id:
-                raise StorageError(f"{span.uri} changed since it was listed; repeat the command")
+                raise SourceError(f"{span.uri} changed since it was listed; repeat the command")
             return decoder_of_this_process(config.limits).decode(
                 opened,
                 start_seconds=span.start_seconds,
@@ -151,8 +160,10 @@ class WriteRecords:
     out: str
 
     def __call__(self, table: pa.Table, began: float) -> pa.Table:
-        """`began`: of the work on this batch, by `time.perf_counter`."""
-        records.write(self.out, table)
+        """`began`: of the work on this batch, by `time.perf_counter`. What is left gets no row."""
+        done = table.filter(pc.not_equal(table.column("outcome"), outcomes.LEFT))
+        if done.num_rows:
+            records.write(self.out, done)
         each = (time.perf_counter() - began) / max(1, table.num_rows)
         return table.select(REPORTED).append_column(
             "worker_seconds", pa.array([each] * table.num_rows, pa.float64())

@@ -42,6 +42,8 @@ class Work:
     recipe: Recipe
     sources_kept: int = 0
     """Of the former set, and not given this time."""
+    refused: tuple[str, ...] = ()
+    """Names of sources given that the former set holds with another content, and keeps so."""
 
     @property
     def place(self) -> str:
@@ -110,7 +112,7 @@ def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Tabl
     there = claim.sealed(out)
     stays = _staying(there, settings)
     earlier = stays.sources() if stays else None
-    sources = inventory.joined(earlier, given) if earlier is not None else given
+    sources, refused = inventory.joined(earlier, given) if earlier is not None else (given, ())
     keeps_split = stays and stays.manifest.config["packing"]["split"] == settings["packing"]["split"]
     held = held_out(sources, job.split, earlier if keeps_split else None)
     recipe = _recipe(
@@ -127,6 +129,7 @@ def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Tabl
         sealed=_sealed_spans(stays, settings) if stays else set(),
         recipe=replace(recipe, sidecar=job.sidecar or NOTHING),
         sources_kept=sources.num_rows - given.num_rows,
+        refused=refused,
     )
 
 

@@ -12,10 +12,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from infra.errors import ClusterError, StorageError, UsageError
+from infra.errors import ClusterError, UsageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decoding_process import DecodingProcess
-from pipelines.decoding.source_cache import opened_locally
+from pipelines.decoding.source_cache import SourceError, opened_locally
 
 SPANS_PER_CHILD = 200
 """A child is replaced after this many requests, so that what a decoder leaks stays small."""
@@ -97,7 +97,7 @@ class Decoder:
             answer, payload = child.ask(file.fileno(), request)
             answer["attempts"] = attempt
             if "disk_error" in answer:
-                raise StorageError(_unreadable_disk(file, answer["disk_error"]))
+                raise SourceError(_unreadable_disk(file, answer["disk_error"]))
             is_out_of_memory = answer.get("error_class") == "memory_limit"
             if not child.has_ended() and not is_out_of_memory:
                 return answer, payload

@@ -35,6 +35,10 @@ class UnreadableError(Exception):
     """The name is there, but no regular file can be opened under it."""
 
 
+class SourceError(StorageError):
+    """One source is not to be had as it was listed; that says nothing of the others."""
+
+
 @contextlib.contextmanager
 def opened_locally(uri: str) -> Iterator[IO[bytes]]:
     """Raises UnreadableError, or StorageError where there is nothing under the name."""
@@ -58,7 +62,7 @@ def _open_regular(uri: str) -> int:
     except FileNotFoundError:
         if os.path.islink(path):
             raise UnreadableError(f"{uri} is a link to nothing") from None
-        raise StorageError(
+        raise SourceError(
             f"there is nothing at {uri}; it was there a moment ago: repeat the command"
         ) from None
     except OSError as error:
@@ -91,9 +95,7 @@ class SourceCache:
             self._close_copy()
             found = storage.describe(uri)
             if found is None:
-                raise StorageError(
-                    f"there is nothing at {uri}; it was there a moment ago: repeat the command"
-                )
+                raise SourceError(f"there is nothing at {uri}; it was there a moment ago: repeat the command")
             self.join()
             self._open = uri, self._opened_copy(found)
         self._open[1].seek(0)
@@ -163,7 +165,7 @@ class SourceCache:
         storage.fetch(source.uri, path)
         if os.path.getsize(path) != source.size:
             self._remove(os.path.basename(path))
-            raise StorageError(f"{source.uri} changed while it was fetched; repeat the command")
+            raise SourceError(f"{source.uri} changed while it was fetched; repeat the command")
 
     def _make_room(self, num_bytes: int) -> None:
         copies = sorted(self._copies(), key=lambda copy: copy[1])

@@ -5,19 +5,23 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from infra import storage
-from infra.errors import UsageError
+from infra.errors import StorageError, UsageError
 from pipelines import records
+from pipelines.building import outcomes
 from pipelines.building.job import DeriveJob
+from pipelines.building.stages import WriteRecords
 from pipelines.checking.verify import verify
 from pipelines.config import DecodeLimits, FilterConfig, PackConfig, SamplingConfig, SplitConfig
 from pipelines.derive import derive
 from pipelines.failures import RetryJob, failures_of, retry
 from pipelines.shards import ShardSet
-from pipelines.spans import SOURCE_SCHEMA, UNREADABLE
+from pipelines.spans import SOURCE_SCHEMA, UNREADABLE, Span
 from pipelines.sweep import sweep
+from reelgpt import shard_summary
 from reelgpt.gc import Gc
 from tests.rows import TOKENIZER, brightness, build, clips_of, sources, video_job, writing
 
@@ -96,11 +100,36 @@ def test_an_appending_that_is_killed_leaves_the_old_set_whole_and_goes_on(out: P
     assert verify(str(out)) == []
 
 
-def test_a_name_that_stands_for_another_file_is_refused(out: Path) -> None:
+def test_a_name_that_stands_for_another_file_is_refused_and_the_others_are_appended(out: Path) -> None:
     changed = sources(["video-0.mp4"]).to_pylist()[0] | {"source_id": "another"}
-    given = sources(LATER).slice(0, 0).from_pylist([changed], sources([]).schema)
-    with pytest.raises(UsageError, match=r"video-0.mp4 is in the set with another content; give"):
-        build(video_job(out), given)
+    given = sources(LATER).from_pylist([*sources(LATER).to_pylist(), changed], sources([]).schema)
+    built = build(video_job(out), given)
+    assert (built.refused, built.done_now, built.sources_kept) == (("video-0.mp4",), 3 * len(LATER), 4)
+    outcome = shard_summary.outcome(built, str(out), 1.0)
+    assert (outcome.exit_code, outcome.summary["refused"]) == (1, ["video-0.mp4"])
+    without = build(video_job(out), sources(LATER))
+    assert (without.refused, without.done_now) == ((), 0)
+    assert without.manifest.fingerprint == fingerprint(out)
+    assert shard_summary.outcome(without, str(out), 1.0).exit_code == 0
+
+
+def test_sources_that_change_under_way_are_named_once_all_others_are_done(out: Path) -> None:
+    def changing(missing, place, watch):  # type: ignore[no-untyped-def]
+        left = pc.equal(missing.column("source"), LATER[0])
+        writing(FilterConfig())(missing.filter(pc.invert(left)), place, watch)
+        spans = [Span(**fields) for fields in missing.filter(left).to_pylist()]
+        rows = [outcomes.of_left_span(span, f"{span.uri} changed") for span in spans]
+        watch(WriteRecords(place)(pa.Table.from_pylist(rows, records.record_schema("frames")), 0.0))
+
+    before, seen = fingerprint(out), list[str]()
+    with pytest.raises(
+        StorageError,
+        match=f"changed. All is done but for 1 such sources: {LATER[0]};.*--exclude '{LATER[0]}'",
+    ):
+        build(video_job(out), sources(EARLY + LATER), changing)
+    assert fingerprint(out) == before
+    build(video_job(out), sources(EARLY + LATER[1:]), writing(FilterConfig(), seen=seen))
+    assert seen == []
 
 
 def test_a_reader_of_the_old_manifest_reads_on_after_an_appending(out: Path) -> None:

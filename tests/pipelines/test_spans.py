@@ -97,6 +97,16 @@ def test_no_videos_at_all_is_refused_with_the_remedy(tmp_path: Path) -> None:
         list_videos([str(tmp_path)])
 
 
+def test_excluded_videos_are_not_listed_and_may_have_the_name_of_another(folder: Path) -> None:
+    given, one = [str(folder / "a.mp4"), str(folder / "sub")], str(folder / "sub" / "a.mp4")
+    assert [file.uri for file in find_videos(given, (one,)).files] == [str(folder / "a.mp4")]
+    assert [file.name for file in find_videos([str(folder)], ("a.mp4",)).files] == ["sub/a.mp4"]
+    with pytest.raises(UsageError, match=r"no video is named 'b.mp4' to exclude; there are a.mp4, sub/a.mp4"):
+        find_videos([str(folder)], ("a.mp4", "b.mp4"))
+    with pytest.raises(UsageError, match=r"no video remains without a.mp4; exclude fewer"):
+        find_videos(given, ("a.mp4",))
+
+
 def test_a_name_with_nothing_behind_it_is_refused_beside_others(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"there is nothing at .*typo.mp4; correct the name"):
         list_videos([str(folder), str(folder / "typo.mp4")])

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from infra.errors import ClusterError, StorageError
+from pipelines import records
 from pipelines.building import stages
-from pipelines.building.stages import DecodeSpans, inspect_files
+from pipelines.building.stages import DecodeSpans, extract_spans, inspect_files
 from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
 from pipelines.decoding import decoding_process
 from pipelines.decoding.decode import Decoder
@@ -63,6 +64,22 @@ def test_a_file_that_is_gone_is_an_error_of_storage_and_no_row(tmp_path: Path) -
     video.unlink()
     with pytest.raises(StorageError, match="there is nothing at"):
         inspect_files(files, CONFIG.limits)
+
+
+def test_a_source_that_changed_is_left_without_a_row_and_the_others_are_done(tmp_path: Path) -> None:
+    for name in ("changing", "going", "staying"):
+        make_video(tmp_path / f"{name}.mp4")
+    files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(tmp_path)])])
+    spans = span_table(inspect_files(files, CONFIG.limits), CONFIG.sampling.span_seconds)
+    with open(tmp_path / "changing.mp4", "ab") as file:
+        file.write(b"more")
+    (tmp_path / "going.mp4").unlink()
+    (reported,) = extract_spans(spans, CONFIG, str(tmp_path / "out"))
+    assert reported.column("outcome").to_pylist() == ["left", "left", "ok"]
+    assert "changed since it was listed" in reported.column("error")[0].as_py()
+    assert "there is nothing at" in reported.column("error")[1].as_py()
+    (written,) = records.tables(str(tmp_path / "out"))
+    assert written.column("source").to_pylist() == ["staying.mp4"]
 
 
 def test_a_child_that_cannot_start_is_an_error_of_the_machine_and_no_row(

@@ -10,7 +10,9 @@ import pytest
 
 from infra.errors import ReelgptError
 from pipelines import records
+from pipelines.building.outcomes import of_left_span
 from pipelines.building.tokenizing import Encoder, TokenizeRecords
+from pipelines.spans import Span
 from tests.media import make_video
 
 
@@ -87,7 +89,9 @@ def test_every_row_comes_back_with_its_clips_its_seconds_and_without_frames(
 def test_a_storage_that_refuses_a_span_file_raises_and_leaves_no_row(bundle: str, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where a folder should be")
     stage = TokenizeRecords(tokenizer=bundle, clips_per_batch=8, out=str(tmp_path / "out"))
-    empty = pa.Table.from_pylist([], schema=records.record_schema("frames"))
+    span = Span(span_id="", source_id="", source="", uri="", start_seconds=0.0, end_seconds=None)
+    record = of_left_span(span, "") | {"outcome": "filtered"}
+    done = pa.Table.from_pylist([record], records.record_schema("frames"))
     with pytest.raises(ReelgptError, match="out"):
-        stage(empty)
+        stage(done)
     assert (tmp_path / "out").is_file()
