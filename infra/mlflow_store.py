@@ -11,7 +11,11 @@ import importlib.util
 import logging
 import os
 import re
+import sqlite3
+import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +38,14 @@ MANNERS = {
 """Where the user set nothing else: no chatter, and a server that goes away is noticed within seconds."""
 
 
+@dataclass(slots=True)
+class _LastAnswer:
+    at: float = 0.0
+
+
+_last_answer = _LastAnswer()
+
+
 def available() -> bool:
     return importlib.util.find_spec("mlflow") is not None
 
@@ -48,7 +60,11 @@ def tracking_uri() -> str:
 
 def store_name() -> str:
     """`tracking_uri()` for messages, where a password has no place."""
-    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", tracking_uri())
+    return _without_password(tracking_uri())
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", text)
 
 
 def is_set_up() -> bool:
@@ -84,6 +100,12 @@ def experiment_id(client: "MlflowClient") -> str:
         return found.experiment_id if found else _create_experiment(client, name)
 
 
+def answered_at() -> float:
+    """When MLflow last took what it was told, on the monotonic clock: how a slow store is told from one that
+    hangs."""
+    return _last_answer.at
+
+
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turns an answer of MLflow's that is an error into one sentence with the remedy."""
@@ -91,11 +113,22 @@ def explained(what: str) -> Iterator[None]:
 
     try:
         yield
+        _last_answer.at = time.monotonic()
     except MlflowException as error:
-        reason = str(error.message).splitlines()[0]
-        raise RegistryError(f"MLflow at {store_name()} did not take {what}: {reason}") from error
-    except OSError as error:  # of artifacts, which it leaves as they come: requests' errors are such too
-        raise RegistryError(f"MLflow at {store_name()} did not take {what}: {error}") from error
+        raise _refused(what, error.message) from error
+    except _raw_errors() as error:
+        raise _refused(what, str(error)) from error
+
+
+def _refused(what: str, answer: str) -> RegistryError:
+    reason = _without_password(answer.strip().partition("\n")[0])
+    return RegistryError(f"MLflow at {store_name()} did not take {what}: {reason}")
+
+
+def _raw_errors() -> tuple[type[Exception], ...]:
+    """What MLflow leaves as it comes: of artifacts (requests' are such too), of a driver, of a database."""
+    databases = sys.modules.get("sqlalchemy.exc")  # a client of servers alone lives without
+    return (OSError, ImportError, *(() if databases is None else (databases.SQLAlchemyError,)))
 
 
 def _registry_uri() -> str:
@@ -106,11 +139,24 @@ def _registry_uri() -> str:
 def _connect(uri: str, registry_uri: str) -> "MlflowClient":
     client_class, database = _import_client(), _database(uri)
     with explained("a connection"), _alone(database):
-        if database and not database.exists():
+        if database and database.exists():
+            _require_database(database)
+        elif database:
             _make_tables(client_class, database)
         client = client_class(uri, registry_uri)
         client.search_experiments(max_results=1)
         return client
+
+
+def _require_database(path: Path) -> None:
+    """Says at once that a file is none, or cannot be opened; MLflow tries for minutes."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise RegistryError(
+            f"{path} cannot be used as the MLflow database ({error}); set MLFLOW_TRACKING_URI to another"
+        ) from None
 
 
 def _make_tables(client_class: type["MlflowClient"], database: Path) -> None:
@@ -118,8 +164,18 @@ def _make_tables(client_class: type["MlflowClient"], database: Path) -> None:
     unfinished = database.with_name(f".{database.name}.unfinished")
     for left in database.parent.glob(f"{unfinished.name}*"):  # its journal, too
         left.unlink()
+    try:
+        unfinished.touch()  # an empty database: where it cannot be, MLflow would try for minutes
+    except OSError as error:
+        raise _unmakeable(database, error) from None
     client_class(f"sqlite:///{unfinished}").search_experiments(max_results=1)
     unfinished.replace(database)
+
+
+def _unmakeable(path: Path, error: OSError) -> RegistryError:
+    return RegistryError(
+        f"the MLflow database {path} cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
+    )
 
 
 def _import_client() -> type["MlflowClient"]:
@@ -164,9 +220,7 @@ def _alone(database: Path | None) -> Iterator[None]:
             database.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(database.parent))
         except OSError as error:
-            raise RegistryError(
-                f"the MLflow database {database} cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
-            ) from None
+            raise _unmakeable(database, error) from None
         yield
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.commit import code_commit
 from infra.errors import RegistryError
+from infra.mlflow_store import answered_at as answered_at
 from infra.mlflow_store import available as available
 from infra.mlflow_store import connect, experiment_id, explained
 from infra.mlflow_store import is_set_up as is_set_up

@@ -1,10 +1,12 @@
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from infra import mlflow_store
 from infra.errors import RegistryError
@@ -61,6 +63,32 @@ def test_a_database_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/nowhere/mlflow.db")
     with pytest.raises(RegistryError, match="cannot be made"):
         mlflow_store.connect()
+
+
+@pytest.mark.slow
+def test_a_database_that_is_none_is_named_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By MLflow itself it is opened again and again for minutes, and refused with another library's error."""
+    began = time.monotonic()
+    for place, reason in ((tmp_path / "garbage.db", "file is not a database"), (tmp_path, "unable to open")):
+        (tmp_path / "garbage.db").write_bytes(random.Random(0).randbytes(9000))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}")
+        with pytest.raises(RegistryError, match=f"{reason}.*; set MLFLOW_TRACKING_URI to another"):
+            mlflow_store.connect()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/mlflow.db")
+    with pytest.raises(RegistryError, match=r"/proc/mlflow\.db cannot be made"):
+        mlflow_store.connect()
+    assert time.monotonic() - began < 30.0
+
+
+@pytest.mark.parametrize("error", [OperationalError("SELECT 1", {}, Exception("gone")), OSError("gone")])
+def test_what_mlflow_leaves_as_it_comes_is_one_sentence(error: Exception) -> None:
+    with (
+        pytest.raises(RegistryError, match=r"did not take a metric: .*gone"),
+        mlflow_store.explained("a metric"),
+    ):
+        raise error
 
 
 @pytest.mark.faults

@@ -13,6 +13,7 @@ import pytest
 from infra import storage, tracking
 from infra.errors import RegistryError
 from pipelines.shards import ShardSet
+from tests.mlflow_servers import mute_server
 from training.configs.evaluation import EvaluationConfig
 from training.data import open_data
 from training.launching import settling
@@ -23,7 +24,7 @@ from training.recipes import get_recipe
 from training.run import Run
 from training.run_directory import Attempt, RunDirectory
 from training.tracking import tracking_record
-from training.tracking.sending import Sending
+from training.tracking.sending import Sending, within
 from training.tracking.tracked_run import Tracking, mend
 
 PATIENCE_SECONDS = 60.0
@@ -213,6 +214,41 @@ def test_a_password_is_not_kept_in_the_run_directory(
     for file in Path(run.directory.path).rglob("*.json"):
         told += file.read_text()
     assert "secret" not in told
+
+
+@pytest.mark.slow
+def test_a_server_that_is_well_and_mute_holds_nobody_up_at_the_end(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.tracking.tracked_run.FIRST_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("training.tracking.tracked_run.FAREWELL_SECONDS", 0.5)
+    summary, registered = finished(run), replace(run.config, register_as="model")
+    unregistered = replace(run.config, register_as=None)
+    with mute_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        began = time.monotonic()
+        told = Tracking(run, resumed_key=None)
+        assert told.await_run_id() is None
+        told.finish("FINISHED")
+        settling.settle(run.directory, unregistered, run.data, summary, is_fresh=True)
+        assert "has not heard all of the run; repeat the command" in capsys.readouterr().err
+        settling.settle(run.directory, unregistered, run.data, summary)
+        assert "gave no answer in 0.5 s; repeat the command" in capsys.readouterr().err
+        with pytest.raises(RegistryError, match=r"not registered as model: .* gave no answer in 0\.5 s"):
+            settling.settle(run.directory, registered, run.data, summary)
+        assert time.monotonic() - began < 10.0
+
+
+def test_a_slow_answer_is_awaited_as_long_as_there_are_signs_of_life() -> None:
+    assert within(0.1, lambda: time.sleep(0.4) or "late", since=time.monotonic) == "late"  # type: ignore[func-returns-value]
+    with pytest.raises(TimeoutError):
+        within(0.1, lambda: time.sleep(5), since=lambda: 0.0)
+    with pytest.raises(RegistryError, match="refused"):
+        within(5.0, refuse, since=lambda: 0.0)
+
+
+def refuse() -> None:
+    raise RegistryError("refused")
 
 
 def test_trouble_is_said_once_an_outage_and_tried_until_it_is_over() -> None:

@@ -127,6 +127,21 @@ def assert_documented(server: MlflowServer, run_id: str, *, kind: str) -> None:
 
 
 @pytest.mark.exhaustive
+def test_a_server_away_for_a_whole_run_is_told_all_by_the_next_command(
+    server: MlflowServer, workers: Workers, token_set: ShardSet, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    server.kill()
+    refusal = workers.run(*command(token_set, run_dir), **ONE, code=1)
+    assert refusal["stderr"].count("metrics wait in") == 1
+    assert record(run_dir)["mlflow_run_id"] is None
+    server.start()
+    summary = workers.run(*command(token_set, run_dir), **ONE)
+    assert summary["was_finished"]
+    assert versions(server, run_dir) == [assert_told_once(server, run_dir, resume_count=0)]
+
+
+@pytest.mark.exhaustive
 def test_a_server_killed_and_back_in_mid_training_misses_nothing(
     server: MlflowServer, workers: Workers, token_set: ShardSet, tmp_path: Path
 ) -> None:

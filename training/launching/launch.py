@@ -79,7 +79,8 @@ def train(
         directory.begin(config, opened, resume=resume, attempt=job.attempt)
         with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
             summary = _launched(launch, job, directory, opened)
-        return settle(directory, config, opened, summary) | {"was_finished": False}
+        summary = settle(directory, config, opened, summary, is_fresh=True)
+        return summary | {"was_finished": False}
 
 
 def _with_debts_paid(

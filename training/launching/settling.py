@@ -12,7 +12,14 @@ from training.launching.answers import Summary
 from training.run_directory import RunDirectory
 from training.tracking import tracking_record
 from training.tracking.telling import Telling
-from training.tracking.tracked_run import is_told, mend
+from training.tracking.tracked_run import (
+    SECOND_FAREWELL_SECONDS,
+    is_told,
+    is_unheard,
+    mend,
+    say_unheard,
+    tell_or_give_up,
+)
 
 if TYPE_CHECKING:
     from training.data import TrainingData
@@ -28,18 +35,35 @@ def is_owing(directory: RunDirectory, config: RunConfig, summary: Summary) -> bo
     return record.status != "FINISHED" or (config.register_as is not None and not summary["model_version"])
 
 
-def settle(directory: RunDirectory, config: RunConfig, data: "TrainingData", summary: Summary) -> Summary:
-    """The finished run's summary, with what it became in MLflow.
+def settle(
+    directory: RunDirectory,
+    config: RunConfig,
+    data: "TrainingData",
+    summary: Summary,
+    *,
+    is_fresh: bool = False,
+) -> Summary:
+    """The finished run's summary, with what it became in MLflow. `is_fresh`: its workers have just told all,
+    or waited for MLflow in vain: to wait as long again helps nobody.
 
     Raises RegistryError where the model could not be registered. What MLflow merely has not heard is said.
     """
     if not is_owing(directory, config, summary):
         return summary
     if config.register_as is None:
-        mend(directory, config, data, "FINISHED")
+        if is_fresh:
+            say_unheard(directory, config)
+        else:
+            mend(directory, config, data, "FINISHED")
         return summary
+    was_in_vain = is_fresh and is_unheard(directory, config)
     try:
-        summary = _register(directory, config, data, summary, config.register_as)
+        run_id = tell_or_give_up(
+            Telling(directory, config, data),
+            "FINISHED",
+            seconds=SECOND_FAREWELL_SECONDS if was_in_vain else None,
+        )
+        summary = _registered(summary, config.register_as, run_id)
     except RegistryError as error:
         raise RegistryError(
             f"the run is finished and its model in {summary['bundle']}, but not registered as "
@@ -49,10 +73,7 @@ def settle(directory: RunDirectory, config: RunConfig, data: "TrainingData", sum
     return summary
 
 
-def _register(
-    directory: RunDirectory, config: RunConfig, data: "TrainingData", summary: Summary, name: str
-) -> Summary:
-    run_id = Telling(directory, config, data).tell("FINISHED")
+def _registered(summary: Summary, name: str, run_id: str) -> Summary:
     version = summary["model_version"]
     if version is None:
         measured = {key: float(summary[key]) for key in summary["measured"]}

@@ -1,11 +1,37 @@
-"""Sends things away in a thread, whenever there are new ones. Nobody waits for it before the end."""
+"""Sends things away in a thread, whenever there are new ones. Nobody waits for it before the end, nor then
+for longer than was said."""
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 from infra.errors import ReelgptError
 
 RETRY_SECONDS = 15.0
+Answer = TypeVar("Answer")
+
+
+def within(seconds: float, ask: Callable[[], Answer], *, since: Callable[[], float]) -> Answer:
+    """What `ask` answers. Raises TimeoutError where it takes so long from now, and from the last sign of life
+    that `since` knows of; its thread does not keep the process."""
+    answer: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - it is raised again where the answer is awaited
+            answer.set_exception(error)
+
+    began = time.monotonic()
+    threading.Thread(target=run, daemon=True).start()
+    while not answer.done():
+        left = max(began, since()) + seconds - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        wait([answer], timeout=left)
+    return answer.result()
 
 
 class Sending:
@@ -32,9 +58,9 @@ class Sending:
         """There is something new."""
         self._news.set()
 
-    def wait_for_first_try(self, seconds: float) -> None:
-        """Until `send` has been through once, however it ended."""
-        self._tried.wait(seconds)
+    def wait_for_first_try(self, seconds: float) -> bool:
+        """Until `send` has been through once, however it ended; False where that takes longer."""
+        return self._tried.wait(seconds)
 
     def end(self, seconds: float) -> None:
         """Lets it send, or try to send, the last; waits for that so long at most."""

@@ -8,12 +8,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from infra import tracking
-from infra.errors import ReelgptError
+from infra.errors import ReelgptError, RegistryError
 from infra.tracking import Status
 from training.config import RunConfig
 from training.run_directory import RunDirectory
 from training.tracking import tracking_record
-from training.tracking.sending import Sending
+from training.tracking.sending import Sending, within
 from training.tracking.telling import Telling
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ FIRST_ANSWER_SECONDS = 20.0
 """Who asks for the MLflow run's id at the end of a run waits so long for it: a new database takes seconds."""
 FAREWELL_SECONDS = 20.0
 """For the last lines and the status, if MLflow is slow. A preempted machine may have half a minute in all."""
+SECOND_FAREWELL_SECONDS = 10.0
+"""For the command itself, where the workers have just waited in vain and a model is to be registered."""
+REPEAT = "repeat the command to tell MLflow how the run ended"
 
 
 class Tracking:
@@ -36,6 +39,7 @@ class Tracking:
         self._status: Status | None = None
         self._run_id: str | None = None
         self._sending: Sending | None = None
+        self._is_mute = False
         record = run.ranks.on_first(lambda: tracking_record.begun(run.directory.path, resumed_key))
         self.key = record.run_key
         if run.ranks.on_first(lambda: _prepared(run.config)) and run.ranks.is_first:
@@ -54,7 +58,7 @@ class Tracking:
     def await_run_id(self) -> str | None:
         """The same, after MLflow has had its time for a first answer."""
         if self._sending is not None:
-            self._sending.wait_for_first_try(FIRST_ANSWER_SECONDS)
+            self._is_mute = not self._sending.wait_for_first_try(FIRST_ANSWER_SECONDS)
         return self._run_id
 
     def finish(self, status: Status) -> None:
@@ -62,7 +66,7 @@ class Tracking:
         if self._sending is None:
             return
         self._status = status
-        self._sending.end(FAREWELL_SECONDS)
+        self._sending.end(0.0 if self._is_mute else FAREWELL_SECONDS)  # who is mute had its time already
 
     def _send(self) -> None:
         if self._run.attempt.is_newest():
@@ -84,13 +88,34 @@ def _prepared(config: RunConfig) -> bool:
 
 def mend(directory: RunDirectory, config: RunConfig, data: "TrainingData", status: Status) -> None:
     """Tells MLflow how a run ended, and all else that it missed, where nobody else could."""
-    record = tracking_record.recall(directory.path)
-    if record is None or record.status is not None or not is_told(config):
+    if not is_unheard(directory, config):
         return
     try:
-        Telling(directory, config, data).tell(status)
+        tell_or_give_up(Telling(directory, config, data), status)
     except ReelgptError as error:
-        _warn(f"{error}; repeat the command to tell MLflow how the run ended")
+        _warn(f"{error}; {REPEAT}")
+
+
+def say_unheard(directory: RunDirectory, config: RunConfig) -> None:
+    """Where the workers have just waited for MLflow in vain, to wait again helps nobody."""
+    if is_unheard(directory, config):
+        _warn(f"MLflow at {tracking.store_name()} has not heard all of the run; {REPEAT}")
+
+
+def is_unheard(directory: RunDirectory, config: RunConfig) -> bool:
+    record = tracking_record.recall(directory.path)
+    return record is not None and record.status is None and is_told(config)
+
+
+def tell_or_give_up(telling: Telling, status: Status, *, seconds: float | None = None) -> str:
+    """The id of the MLflow run, once all is told. Raises RegistryError where MLflow gives no answer for so
+    long; while it takes one thing after the other, nobody gives up."""
+    seconds = FAREWELL_SECONDS if seconds is None else seconds
+    tracking.prepare()
+    try:
+        return within(seconds, lambda: telling.tell(status), since=tracking.answered_at)
+    except TimeoutError:
+        raise RegistryError(f"MLflow at {tracking.store_name()} gave no answer in {seconds:g} s") from None
 
 
 def _warn(message: str) -> None:
