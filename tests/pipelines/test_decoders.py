@@ -44,8 +44,8 @@ def both(path: Path, size: int, complaints: Complaints) -> tuple[np.ndarray, np.
     """All frames of a file at 7 a second, (N, size, size, 3) each: decord's, PyAV's."""
     video, whole = Video(str(path), complaints), {"start": 0.0, "end": None, "fps": 7.0}
     shape = Shape.of(video.pixel_aspect, video.first_frame, [(size, size)])
-    reader = with_decord.reader_for(video, shape)
-    assert reader is not None, "decord does not serve it"
+    reader = with_decord.DecordReader(video, shape)
+    assert reader.sees_the_same_frames()
     decords = with_decord.sample(reader, whole, complaints)
     assert decords is not None, "decord complained"
     return decords.frames(shape.crop), with_pyav.sample(video, shape, whole, complaints).frames(shape.crop)

@@ -43,3 +43,10 @@ def sampling_times(request: dict[str, Any]) -> Iterator[float]:
         if end is not None and time >= end:
             return
         yield float(time)
+
+
+def numbers_shown(request: dict[str, Any], starts: np.ndarray) -> np.ndarray:
+    """Which frame of a file each sampling time shows, up to the last frame; (N,) float64 `starts` are the
+    seconds at which frames start, sorted."""
+    reached = itertools.takewhile(lambda time: time <= starts[-1] + TIME_TOLERANCE, sampling_times(request))
+    return np.searchsorted(starts - TIME_TOLERANCE, list(reached), side="right") - 1

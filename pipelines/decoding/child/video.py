@@ -20,6 +20,11 @@ LONG_PROBE = {"probesize": str(64 << 20), "analyzeduration": str(120_000_000)}
 LEAST_BYTES_A_SECOND, MOST_BYTES_A_SECOND = 250.0, 25e6
 """A promised duration that makes less or more of the file is not believed: the packets are read instead."""
 LONGEST_BELIEVED_SECONDS = 6 * 3600.0
+INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif"}
+"""Containers in which a seek leads where it should."""
+DECORDS_CODECS = {"h264", "mpeg4", "mjpeg", "gif"}
+"""Of others a damaged picture that no decoder complains of need not be the same for both: VP8 shows what
+decord's threads leave behind in buffers, in an order of their own, and HEVC depends on FFmpeg's version."""
 MOST_SECONDS_A_FRAME = 60.0
 """A timeline with fewer frames than this is a broken one."""
 RATE_OF_RAW_STREAMS = 25
@@ -38,25 +43,34 @@ class Packets:
     """False where a packet has no timestamp, as in raw streams: then frames are counted."""
     are_sound: bool
     """Whether the demuxer had nothing to complain of."""
-    have_open_groups: bool = False
-    """Whether a frame is shown before the key frame that it comes after in the file: it may refer to the
-    group before, and cannot be decoded by who starts at that key frame."""
+    first_pts: int = 0
+    unit_seconds: float = 1.0
+    keys: tuple[tuple[int, int], ...] = ()
+    """Where closed groups of pictures begin, as timestamps of showing and of decoding. Empty
+    where a frame is shown before the key frame that it comes after in the file: it may refer to the group
+    before, and cannot be decoded by who starts at that key frame. Empty, too, where two frames have one
+    timestamp, which tells them apart."""
+
+    def seconds_of(self, pts: Any) -> Any:
+        return (pts - self.first_pts) * self.unit_seconds
 
     @classmethod
     def of(cls, container: Any, stream: Any, complaints: Complaints) -> "Packets":
-        shown = [
-            (packet.pts, packet.duration or 0, packet.is_keyframe)
-            for packet in _packets(container, [stream])
-            if packet.size and not packet.is_discard
+        packets = [
+            (packet.pts, packet.duration or 0, packet.dts, packet.is_keyframe, packet.is_discard)
+            for packet in packets_of(container, [stream])
+            if packet.size
         ]
         are_sound = not complaints.count()
-        if not shown or any(pts is None for pts, _, _ in shown):
+        shown = [packet[:2] for packet in packets if not packet[4]]
+        if not shown or any(pts is None for pts, _ in shown):
             rate = float(frame_rate(stream))
             return cls(np.arange(len(shown)) / rate, len(shown) / rate, False, are_sound)
         unit, order = float(stream.time_base), sorted(shown)
-        times = (np.array([pts for pts, _, _ in order], np.int64) - order[0][0]) * unit
+        times = (np.array([pts for pts, _ in order], np.int64) - order[0][0]) * unit
         ends_seconds = float(times[-1]) + order[-1][1] * unit
-        return cls(times, ends_seconds, True, are_sound, _has_open_groups(shown))
+        keys = _closed_groups(packets) if (np.diff(times) > 0).all() else ()
+        return cls(times, ends_seconds, True, are_sound, order[0][0], unit, keys)
 
 
 class Video:
@@ -79,6 +93,7 @@ class Video:
             self._index, self.first_frame = _first_frame(container, bool(self.is_cut_off))
             stream = container.streams[self._index]
             self.promised_seconds = _promise(stream)
+            self.codec: str = stream.codec_context.codec.canonical_name
             self.pixel_aspect = stream.sample_aspect_ratio
         self.origin_seconds = float(self.first_frame.time or 0.0)
 
@@ -94,6 +109,17 @@ class Video:
         with self.opened() as (container, stream):
             return Packets.of(container, stream, self._complaints)
 
+    @property
+    def has_closed_groups(self) -> bool:
+        """Whether every picture can be had by decoding from a key frame that the index names."""
+        if self.format not in INDEXED or self.is_cut_off:
+            return False
+        return self.packets.are_sound and len(self.packets.keys) > 0
+
+    @property
+    def is_for_decord(self) -> bool:
+        return self.codec in DECORDS_CODECS and self.num_video_streams == 1 and self.has_closed_groups
+
     def duration_seconds(self) -> float | None:
         """What the container promises where that is likely, else what its packets tell; None for nonsense."""
         promised = self.promised_seconds
@@ -106,8 +132,8 @@ class Video:
 def frames_of(container: Any, stream: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
     """Frames in the order they are shown; packets that do not decode are told of and passed over, as players
     do."""
-    for packet in _packets(container, [stream]):
-        yield from _decoded(packet, on_damage)
+    for packet in packets_of(container, [stream]):
+        yield from decoded(stream.codec_context, packet, on_damage)
 
 
 def frames_before_the_cut(container: Any, stream: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
@@ -116,8 +142,8 @@ def frames_before_the_cut(container: Any, stream: Any, on_damage: Callable[[], N
     The last frame may lack its end. Those that a decoder holds back until it is told that there are no more
     may be shown for others that lay behind the cut.
     """
-    packets = itertools.takewhile(lambda packet: packet.size, _packets(container, [stream]))
-    frames = (frame for packet in packets for frame in _decoded(packet, on_damage))
+    packets = itertools.takewhile(lambda packet: packet.size, packets_of(container, [stream]))
+    frames = (frame for packet in packets for frame in decoded(stream.codec_context, packet, on_damage))
     return (frame for frame, _ in itertools.pairwise(frames))
 
 
@@ -125,7 +151,7 @@ def frame_rate(stream: Any) -> Any:
     return stream.average_rate or stream.guessed_rate or RATE_OF_RAW_STREAMS
 
 
-def _packets(container: Any, streams: list[Any]) -> Iterator[Any]:
+def packets_of(container: Any, streams: list[Any]) -> Iterator[Any]:
     """Up to the end, or to where the demuxer cannot go on."""
     packets = container.demux(streams)
     while True:
@@ -138,11 +164,12 @@ def _packets(container: Any, streams: list[Any]) -> Iterator[Any]:
         yield packet
 
 
-def _decoded(packet: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
-    if packet.size == 0 and packet.dts is not None:
+def decoded(context: Any, packet: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
+    """Frames that come of a packet, or of the end (None)."""
+    if packet is not None and packet.size == 0 and packet.dts is not None:
         return  # theora repeats a frame with an empty packet, which PyAV refuses
     try:
-        yield from packet.decode()
+        yield from context.decode(packet)
     except av.error.FFmpegError as error:  # of any kind: decoders say -1, or that an argument is invalid
         if isinstance(error, MemoryError):
             raise
@@ -155,14 +182,15 @@ def _options_for(path: str) -> dict[str, str]:
         return {} if container.streams.video else LONG_PROBE
 
 
-def _has_open_groups(shown: list[tuple[int, int, bool]]) -> bool:
-    """Of packets in the order of the file: the timestamp of each, its duration, and whether it is a key."""
-    key = None
-    for pts, _, is_key in shown:
-        key = pts if is_key else key
-        if key is not None and pts < key:
-            return True
-    return False
+def _closed_groups(packets: list[tuple[int, int, int | None, bool, bool]]) -> tuple[tuple[int, int], ...]:
+    """Timestamps of the key frames, or none where groups are open, or parts of them not shown."""
+    keys: list[tuple[int, int]] = []
+    for pts, _, dts, is_key, is_discard in packets:
+        if is_key and not is_discard and (not keys or pts > keys[-1][0]):
+            keys.append((pts, pts if dts is None else dts))
+        elif is_key or is_discard or not keys or pts < keys[-1][0]:
+            return ()
+    return tuple(keys)
 
 
 def _first_frame(container: Any, is_cut_off: bool) -> tuple[int, Any]:
@@ -174,10 +202,10 @@ def _first_frame(container: Any, is_cut_off: bool) -> tuple[int, Any]:
     if not streams:
         raise RefusedError("unsupported", "this build has no decoder for the video stream")
     found: dict[int, Any] = {}
-    for packet in _packets(container, streams):
+    for packet in packets_of(container, streams):
         index = packet.stream.index  # `packet.stream_index` is 0 where the end of any stream is told
         if index not in found:
-            first = next(_decoded(packet, lambda: None), None)
+            first = next(decoded(packet.stream.codec_context, packet, lambda: None), None)
             found |= {} if first is None else {index: first}
         if streams[0].index in found:
             break

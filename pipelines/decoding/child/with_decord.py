@@ -5,18 +5,16 @@ comes. Nothing is therefore concluded from its complaints but that PyAV, which r
 asked instead; the pictures are the same.
 """
 
-import itertools
 from typing import Any
 
 import decord
 import numpy as np
 
 from pipelines.decoding.child.complaints import Complaints
-from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, sampling_times
+from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, numbers_shown
 from pipelines.decoding.child.shapes import Shape
 from pipelines.decoding.child.video import Video
 
-CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif"}
 NO_STAND_INS = 1e-9
 """Share of frames that may be replaced by a neighbour without a word."""
 BYTES_AT_ONCE = 64 << 20
@@ -44,15 +42,12 @@ class DecordReader:
         return bool((apart <= TIME_TOLERANCE + np.spacing(starts)).all())
 
     def sample(self, request: dict[str, Any]) -> Sampled:
-        times = self._times
         sampled = Sampled("decord")
-        sampled.num_source_frames, sampled.ends_seconds = len(times), self._ends_seconds
-        reached = (time for time in sampling_times(request))
-        wanted = list(itertools.takewhile(lambda time: time <= times[-1] + TIME_TOLERANCE, reached))
-        if wanted:
-            shown = np.searchsorted(times - TIME_TOLERANCE, wanted, side="right") - 1
-            unique, inverse = np.unique(shown, return_inverse=True)
-            sampled.pictures, sampled.indices = self._pictures(unique.tolist()), inverse.tolist()
+        sampled.num_source_frames, sampled.ends_seconds = len(self._times), self._ends_seconds
+        numbers, inverse = np.unique(numbers_shown(request, self._times), return_inverse=True)
+        if len(numbers):
+            self._reader.seek(0)  # nothing of the span before is left in the decoder
+            sampled.pictures, sampled.indices = self._pictures(numbers.tolist()), inverse.tolist()
         return sampled
 
     def _pictures(self, numbers: list[int]) -> list[np.ndarray]:
@@ -67,10 +62,7 @@ class DecordReader:
 
 def reader_for(video: Video, shape: Shape) -> DecordReader | None:
     """None where decord is not to be asked, or refuses the file with an error."""
-    if video.format not in CONTAINERS or video.num_video_streams > 1 or shape.precrop is not None:
-        return None
-    packets = video.packets
-    if video.is_cut_off or not packets.are_timed or not packets.are_sound or packets.have_open_groups:
+    if shape.precrop is not None or not video.is_for_decord:
         return None
     try:
         reader = DecordReader(video, shape)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.decoding.child import by_group
 from pipelines.decoding.child.complaints import Complaints
 from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, sampling_times
 from pipelines.decoding.child.shapes import Converter, Shape
@@ -14,6 +15,8 @@ lack its references."""
 
 
 def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Complaints) -> Sampled:
+    if video.has_closed_groups:
+        return by_group.sample(video, shape, request, complaints)
     sampled, wanted, pictures = Sampled("pyav"), sampling_times(request), _Pictures(shape)
     time, shown = next(wanted, None), None
     with video.opened() as (container, stream):

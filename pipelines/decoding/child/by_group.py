@@ -1,0 +1,153 @@
+"""PyAV for files of closed groups of pictures: each is decoded by itself, and only as far as it is shown.
+
+A group begins at the packet that the index names, with a decoder that remembers no other. A picture is then a
+function of its group's packets: not of where decoding began, nor of damage that lies in another group, or
+behind the last picture that is shown of its own.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+
+from pipelines.decoding.child.complaints import Complaints
+from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, numbers_shown
+from pipelines.decoding.child.shapes import Converter, Shape
+from pipelines.decoding.child.video import Packets, Video, decoded, packets_of
+
+
+def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Complaints) -> Sampled:
+    sampled, packets = Sampled("pyav"), video.packets
+    sampled.num_source_frames, sampled.ends_seconds = len(packets.times), packets.ends_seconds
+    numbers, inverse = np.unique(numbers_shown(request, packets.times), return_inverse=True)
+    pictures, found = _Pictures(shape, sampled.pictures), dict[int, int]()
+    due = _by_group(numbers, packets)
+    for group, stream, coded in _groups(video, min(due)) if due else ():
+        if group in due:
+            frames = _Frames(video, stream, coded, complaints)
+            for number, frame in frames.shown(due.pop(group)):
+                found[number] = pictures.index(frame)
+            sampled.num_damaged += frames.signs_until_shown
+        if not due:
+            break
+    indices = _filled([found.get(number) for number in numbers.tolist()])
+    sampled.indices = [indices[place] for place in inverse.tolist() if place < len(indices)]
+    return sampled
+
+
+def _by_group(numbers: np.ndarray, packets: Packets) -> dict[int, list[int]]:
+    """Of frames by their numbers, those of each group."""
+    first = np.searchsorted(
+        packets.times, packets.seconds_of(np.array([pts for pts, _ in packets.keys])) - TIME_TOLERANCE
+    )
+    groups = (np.searchsorted(first, numbers, side="right") - 1).tolist()
+    pairs = itertools.groupby(zip(groups, numbers.tolist(), strict=True), lambda pair: pair[0])
+    return {group: [number for _, number in members] for group, members in pairs}
+
+
+def _groups(video: Video, first: int) -> Iterator[tuple[int, Any, Iterator[Any]]]:
+    """From the group `first` on: its number, the stream, and its packets; from an earlier one where the
+    container seeks badly."""
+    groups_of_keys = {pts: group for group, (pts, _) in enumerate(video.packets.keys)}
+    for seeks in (True, False) if first else (False,):
+        with video.opened() as (container, stream):
+            if seeks and not _seek(container, stream, video.packets.keys[first]):
+                continue
+            group = -1
+
+            def group_of(packet: Any) -> int:
+                nonlocal group
+                if packet.is_keyframe:
+                    group = groups_of_keys.get(packet.pts, group)
+                return group
+
+            coded = itertools.takewhile(lambda packet: packet.size, packets_of(container, [stream]))
+            for number, members in itertools.groupby(coded, group_of):
+                if seeks and number > first:
+                    break
+                seeks = seeks and number != first
+                yield number, stream, members
+            if not seeks:
+                return
+
+
+def _seek(container: Any, stream: Any, key: tuple[int, int]) -> bool:
+    try:
+        container.seek(min(key), stream=stream)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+class _Frames:
+    """The frames of one group, as their decoder gives them."""
+
+    def __init__(self, video: Video, stream: Any, coded: Iterator[Any], complaints: Complaints) -> None:
+        self._stream, self._coded = stream, coded
+        self._packets, self._complaints = video.packets, complaints
+        self._believes_flags = not video.is_for_decord  # which does not pass them on
+        self._signs = 0
+        self.signs_until_shown = 0
+        """Signs of damage up to the last frame that is shown: any of them may have spoilt it."""
+
+    def shown(self, numbers: list[int]) -> Iterator[tuple[int, Any]]:
+        """The frames of these numbers in the file; for a lost one, that before it, or the first."""
+        before = None
+        wanted = [(number, self._packets.times[number]) for number in numbers]
+        for frame in self._decoded():
+            starts = self._packets.seconds_of(frame.pts)
+            while wanted and starts >= wanted[0][1] - TIME_TOLERANCE:
+                number, due = wanted.pop(0)
+                self.signs_until_shown = self._signs_so_far()
+                yield number, before if before and starts > due + TIME_TOLERANCE else frame
+            if not wanted:
+                return
+            before = frame
+        self.signs_until_shown = self._signs_so_far()
+        yield from ((number, before) for number, _ in wanted if before)
+
+    def _decoded(self) -> Iterator[Any]:
+        self._complaints.forget()
+        context = self._stream.codec_context
+        context.flush_buffers()
+        for packet in itertools.chain(self._coded, [None]):
+            for frame in decoded(context, packet, self._met):
+                self._signs += self._believes_flags and frame.is_corrupt
+                if frame.pts is not None:
+                    yield frame
+
+    def _met(self) -> None:
+        self._signs += 1
+
+    def _signs_so_far(self) -> int:
+        self._signs += self._complaints.count()
+        return self._signs
+
+
+class _Pictures:
+    """Converts a frame once, however often it is shown."""
+
+    def __init__(self, shape: Shape, pictures: list[np.ndarray]) -> None:
+        self._converter, self._pictures = Converter(shape), pictures
+        self._last: Any = None
+
+    def index(self, frame: Any) -> int:
+        if frame is not self._last:
+            self._pictures.append(self._converter.convert(frame))
+            self._last = frame
+        return len(self._pictures) - 1
+
+
+def _filled(indices: list[int | None]) -> list[int]:
+    """Where a whole group is lost, the picture before it stands in; at the beginning the one behind, at the
+    end nothing."""
+    while indices and indices[-1] is None:
+        indices.pop()
+    before = next((index for index in indices if index is not None), 0)
+    filled = []
+    for index in indices:
+        before = before if index is None else index
+        filled.append(before)
+    return filled
