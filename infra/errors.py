@@ -7,6 +7,7 @@ ReelgptError                  exit 1   anything a user or an operator can mend
 |-- StorageError              exit 1   a file system or object store did not answer, or refused
 |-- ShardError                exit 1   a shard set is not whole, or not what its manifest says
 |-- CheckpointError           exit 1   no checkpoint is whole, or none belongs to this run
+|   `-- RottenError           exit 1   what was read of one are other bytes than were committed
 |-- BundleError               exit 1   a model directory is not whole, or not what it says
 |-- TrainingError             exit 1   training cannot go on (a loss that is not finite, a lost worker)
 |-- RegistryError             exit 1   the registry does not know what was asked for
@@ -42,6 +43,10 @@ class ShardError(ReelgptError):
 
 
 class CheckpointError(ReelgptError):
+    pass
+
+
+class RottenError(CheckpointError):
     pass
 
 

@@ -59,7 +59,7 @@ class Saving:
         self._engine = engine
         self._progress = progress
         self._facts = facts
-        self._unwanted = [damage.name for damage in resumed.passed_over]
+        self._passed_over = resumed.passed_over
         self._saved_step = resumed.checkpoint.step if resumed.checkpoint else 0
         self._pending: Pending | None = None
         self._housekeeping: Background[None] | None = None
@@ -165,7 +165,7 @@ class Saving:
     def _keep_house(self) -> None:
         keep_last, keep_every_steps = self._config.keep_last, self._config.keep_every_steps
         checkpoints.prune(
-            self._root, keep_last=keep_last, keep_every_steps=keep_every_steps, unwanted=self._unwanted
+            self._root, keep_last=keep_last, keep_every_steps=keep_every_steps, passed_over=self._passed_over
         )
         if self._copies is not None:
             self._copies.catch_up(self._config)

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 
 from infra import storage
-from infra.errors import CheckpointError
+from infra.errors import CheckpointError, StorageError
 from training.ranks import Ranks
 from training.saving import checkpoints
 from training.saving.checkpoints import hashed_file
-from training.saving.manifest import MANIFEST, FileRecord
+from training.saving.manifest import MANIFEST, Damage, FileRecord, Problem
 
 ALONE = Ranks()
 
@@ -123,7 +124,7 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_taken(root: Path, damag
     assert found.checkpoint.step == 10
     (passed_over,) = found.passed_over
     assert passed_over.name == newest.name
-    assert problem in passed_over.problem
+    assert problem in passed_over.problem.text
 
 
 @pytest.mark.faults
@@ -132,7 +133,7 @@ def test_a_manifest_cut_off_is_damage_too(root: Path) -> None:
     manifest = commit(root, 20) / MANIFEST
     manifest.write_bytes(manifest.read_bytes()[:50])
     assert found_step(root) == 10
-    assert "is not JSON" in checkpoints.find(str(root), ALONE).passed_over[0].problem
+    assert "is not JSON" in checkpoints.find(str(root), ALONE).passed_over[0].problem.text
 
 
 @pytest.mark.faults
@@ -187,7 +188,7 @@ def test_a_file_that_cannot_be_read_is_damage_too(root: Path, monkeypatch: pytes
     found = checkpoints.find(str(root), ALONE)
     assert found.checkpoint is not None
     assert found.checkpoint.step == 10
-    assert "weights.pt cannot be read: [Errno 5]" in found.passed_over[0].problem
+    assert "weights.pt cannot be read: [Errno 5]" in found.passed_over[0].problem.text
 
 
 def test_pruning_spares_what_may_be_in_the_writing(root: Path) -> None:
@@ -227,9 +228,66 @@ def test_a_checkpoint_known_as_damaged_is_not_among_those_kept(root: Path) -> No
     commit(root, 10)
     damaged = commit(root, 20)
     commit(root, 20)
-    checkpoints.prune(str(root), keep_last=2, unwanted=[damaged.name])
+    rotten = Damage(damaged.name, Problem("has other bytes", is_rot=True))
+    checkpoints.prune(str(root), keep_last=2, passed_over=[rotten])
     assert not damaged.exists()
     assert sorted(path.name[:13] for path in root.iterdir()) == ["step-00000010", "step-00000020"]
+
+
+def test_what_could_not_be_read_is_neither_deleted_nor_counted(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(root, 10)
+    bad, open_input = commit(root, 20), storage.open_input
+    monkeypatch.setattr(storage, "open_input", lambda uri: BadDisk() if bad.name in uri else open_input(uri))
+    passed_over = checkpoints.find(str(root), ALONE).passed_over
+    commit(root, 20)
+    checkpoints.prune(str(root), keep_last=2, passed_over=passed_over)
+    assert bad.exists()
+    assert [path.name[:13] for path in sorted(root.iterdir())] == [
+        "step-00000010", "step-00000020", "step-00000020",
+    ]  # fmt: skip
+
+
+def test_a_manifest_that_could_not_be_read_is_no_reason_to_delete(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, read_bytes = commit(root, 10), storage.read_bytes
+    commit(root, 20)
+
+    def read(uri: str) -> bytes:
+        if bad.name in uri:
+            raise StorageError(f"{uri}: the store is overloaded")
+        return read_bytes(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", read)
+    checkpoints.prune(str(root), keep_last=1)
+    assert bad.exists()
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_checkpoint_of_another_build_is_kept_and_one_that_rotted_is_not(
+    root: Path, is_kept: bool
+) -> None:
+    other, state = commit(root, 10), {"step": 10, "seed": 4}
+    commit(root, 20)
+    values = json.loads((other / MANIFEST).read_text())
+    changed = values | ({"format_version": 2} if is_kept else {"state": state})
+    (other / MANIFEST).write_text(json.dumps(changed))
+    checkpoints.prune(str(root), keep_last=1)
+    assert other.exists() is is_kept
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:50], lambda data: data[:0], lambda data: b"\xff" + data]
+)
+def test_a_manifest_that_rotted_is_swept_up(root: Path, damage: Any) -> None:
+    rotten = commit(root, 10)
+    commit(root, 20)
+    (rotten / MANIFEST).write_bytes(damage((rotten / MANIFEST).read_bytes()))
+    checkpoints.prune(str(root), keep_last=1)
+    assert not rotten.exists()
 
 
 def test_rewinding_forgets_what_came_after(root: Path) -> None:

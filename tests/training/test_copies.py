@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra import storage
-from infra.errors import CheckpointError
+from infra.errors import CheckpointError, ReelgptError
 from training.configs.checkpoints import CheckpointsConfig
 from training.ranks import Ranks
 from training.saving import checkpoints
@@ -158,6 +158,26 @@ def test_a_rewind_mends_what_rotted_here(place: Place) -> None:
     place.copies.rewind(10)
     assert (folders[0] / "weights.pt").read_bytes() == b"weights 10"
     assert [copy.step for copy in place.copies.committed()[0]] == [10]
+
+
+@pytest.mark.faults
+def test_where_the_copies_are_out_of_reach_the_run_goes_on_from_what_is_here(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody answers at the address of the store."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+    place.copies = Copies(str(place.run_dir), "s3://bucket/run")
+    with pytest.raises(ReelgptError, match=r"s3://bucket/run"):
+        place.found()
+    place.commit(10)
+    assert place.found_step() == 10
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert (
+        "a newer checkpoint may lie there, and the run goes on from the newest one here, of step 10" in said
+    )
 
 
 def test_copies_are_pruned_by_the_same_rules(place: Place) -> None:

@@ -8,6 +8,7 @@ read.
 import contextlib
 import hashlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from infra import storage
-from infra.errors import CheckpointError, StorageError
+from infra.errors import CheckpointError, ReelgptError, StorageError
 from training.ranks import Ranks
 from training.saving.manifest import (
     FOLDER,
@@ -26,6 +27,7 @@ from training.saving.manifest import (
     Checkpoint,
     Damage,
     FileRecord,
+    Problem,
     committed,
     delete,
     read_manifest,
@@ -134,26 +136,29 @@ def problems(uri: str) -> list[str]:
     except UNREADABLE as error:
         return [str(error)]
     checks = (problem_of(storage.join(root, name), record) for record in checkpoint.files)
-    return [problem for problem in checks if problem]
+    return [str(problem) for problem in checks if problem]
 
 
 def prune(
-    root: str, *, keep_last: int, keep_every_steps: int | None = None, unwanted: Iterable[str] = ()
+    root: str, *, keep_last: int, keep_every_steps: int | None = None, passed_over: Iterable[Damage] = ()
 ) -> None:
-    """Deletes all but the last checkpoints and those of every so many steps, those known as `unwanted`, and
-    what dead attempts left behind.
+    """Deletes all but the last checkpoints and those of every so many steps, what has rotted, and what dead
+    attempts left behind, which has no manifest.
 
-    A folder of a step after the newest checkpoint's is spared: somebody may be writing it.
+    `passed_over`: what was found to be damaged, and does not count. Of it and of the rest, what could not be
+    read is spared; and so is a folder of a step after the newest checkpoint's: somebody may be writing it.
     """
-    unwanted = set(unwanted)
-    whole = [checkpoint for checkpoint in committed(root)[0] if checkpoint.name not in unwanted]
+    looked_at, damaged = committed(root)
+    known = {damage.name: damage.problem.is_rot for damage in (*damaged, *passed_over)}
+    whole = [checkpoint for checkpoint in looked_at if checkpoint.name not in known]
     newest = whole[0].step if whole else 0
     kept = {checkpoint.name for checkpoint in whole[:keep_last]}
+    kept |= {name for name, is_rot in known.items() if not is_rot}
     if keep_every_steps is not None:
         kept |= _first_of_each(whole, keep_every_steps)
     for name in sorted({file.name.partition("/")[0] for file in storage.list_files(root)} - kept):
         folder = FOLDER.match(name)
-        if folder and (name in unwanted or int(folder[1]) <= newest):
+        if folder and (name in known or int(folder[1]) <= newest):
             delete(root, name)
 
 
@@ -187,24 +192,38 @@ def rewind(root: str, step: int) -> None:
 def _candidates(root: str, copies: "Copies | None") -> tuple[list[Checkpoint], frozenset[str], list[Damage]]:
     """Checkpoints to try, newest first; the names of those that have a copy; what is damaged for certain."""
     here, damaged = committed(root)
-    there = copies.committed()[0] if copies else []
+    there = _among_copies(copies, here) if copies else []
     elsewhere = frozenset(checkpoint.name for checkpoint in there)
     known = {checkpoint.name: checkpoint for checkpoint in (*there, *here)}
     candidates = sorted(known.values(), key=lambda checkpoint: checkpoint.age, reverse=True)
     return candidates, elsewhere, [damage for damage in damaged if damage.name not in elsewhere]
 
 
-def _problem(files: VerifiedFiles, mine: Iterable[FileRecord], ranks: Ranks) -> str | None:
+def _among_copies(copies: "Copies", here: list[Checkpoint]) -> list[Checkpoint]:
+    """None where they are out of reach and the run can do without; where nothing is here, it cannot."""
+    try:
+        return copies.committed()[0]
+    except ReelgptError as error:
+        if not here:
+            raise
+        sys.stderr.write(
+            f"{error}; a newer checkpoint may lie there, and the run goes on from the newest one here, "
+            f"of step {here[0].step}\n"
+        )
+        return []
+
+
+def _problem(files: VerifiedFiles, mine: Iterable[FileRecord], ranks: Ranks) -> Problem | None:
     """What is wrong with a checkpoint, as the first rank says that finds something in its files."""
     problems = ranks.gather(next(filter(None, map(files.problem, mine)), None))
     return next(filter(None, problems), None)
 
 
-def _fetch(copies: "Copies", name: str) -> str | None:
+def _fetch(copies: "Copies", name: str) -> Problem | None:
     try:
         copies.fetch(name)
     except UNREADABLE as error:
-        return str(error)
+        return Problem.of(error)
     return None
 
 

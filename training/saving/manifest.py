@@ -5,12 +5,13 @@ checkpoints/step-00000040-5c1f20ab/MANIFEST.json  last: the run's state, every f
                                                           and a digest of all this
 """
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from infra import configs, hashing, storage
-from infra.errors import CheckpointError, ConfigError, StorageError
+from infra.errors import CheckpointError, ConfigError, RottenError, StorageError
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
@@ -48,9 +49,25 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    text: str
+    is_rot: bool
+    """Its bytes are known to be gone, or others than were committed. What merely could not be read, now and
+    here and by this build, may be whole, and nobody deletes it."""
+
+    @classmethod
+    def of(cls, error: Exception) -> "Problem":
+        return cls(str(error), is_rot=isinstance(error, RottenError))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class Damage:
     name: str
-    problem: str
+    """Of a checkpoint."""
+    problem: Problem
 
     def __str__(self) -> str:
         return f"{self.name}: {self.problem}"
@@ -67,11 +84,11 @@ def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
         try:
             checkpoint = read_manifest(root, name)
         except UNREADABLE as error:
-            damaged.append(Damage(name, str(error)))
+            damaged.append(Damage(name, Problem.of(error)))
             continue
         problem = _missized(checkpoint, sizes)
         if problem:
-            damaged.append(Damage(name, problem))
+            damaged.append(Damage(name, Problem(problem, is_rot=True)))
         else:
             whole.append(checkpoint)
     whole.sort(key=lambda checkpoint: checkpoint.age, reverse=True)
@@ -80,11 +97,15 @@ def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
 
 def read_manifest(root: str, name: str) -> Checkpoint:
     """Raises one of UNREADABLE where there is none that this build reads."""
-    values = storage.read_json(storage.join(root, name, MANIFEST))
+    data = storage.read_bytes(storage.join(root, name, MANIFEST))
+    try:
+        values = json.loads(data)
+    except ValueError as error:
+        raise RottenError(f"its {MANIFEST} is not JSON ({error}), as it was when it was committed") from None
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"its {MANIFEST} is not of format {FORMAT_VERSION}, which this build reads")
     if values.pop("digest", None) != hashing.digest(values):
-        raise CheckpointError(f"its {MANIFEST} has other bytes than were committed")
+        raise RottenError(f"its {MANIFEST} has other bytes than were committed")
     return configs.from_dict(Checkpoint, values)
 
 

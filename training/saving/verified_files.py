@@ -9,8 +9,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from infra import storage
-from infra.errors import CheckpointError, StorageError
-from training.saving.manifest import Checkpoint, FileRecord
+from infra.errors import CheckpointError, RottenError, StorageError
+from training.saving.manifest import Checkpoint, FileRecord, Problem
 
 PART_BYTES = 16 << 20
 KEPT_BYTES = 8 << 30
@@ -24,16 +24,16 @@ class VerifiedFiles:
         self._kept: dict[str, bytes] = {}
         self._room = KEPT_BYTES
 
-    def problem(self, record: FileRecord) -> str | None:
+    def problem(self, record: FileRecord) -> Problem | None:
         """What is wrong with a file; one that is whole waits in memory to be taken, if there is room."""
         if record.size > self._room:
             return problem_of(self.folder, record)
         try:
             self._kept[record.name] = self._read(record)
         except (StorageError, CheckpointError) as error:
-            return str(error)
+            return Problem.of(error)
         except OSError as error:
-            return f"{record.name} cannot be read: {error}"
+            return _unread(record, error)
         self._room -= record.size
         return None
 
@@ -59,20 +59,24 @@ class VerifiedFiles:
                 hashed = hasher.submit(digest.update, part)
                 data.write(part)
         if digest.hexdigest() != record.sha256:
-            raise CheckpointError(_other_bytes(record))
+            raise RottenError(_other_bytes(record))
         return data.getvalue()
 
 
-def problem_of(folder: str, record: FileRecord) -> str | None:
+def problem_of(folder: str, record: FileRecord) -> Problem | None:
     """What is wrong with a file of a checkpoint, whatever its size."""
     try:
         with storage.open_input(storage.join(folder, record.name)) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except StorageError as error:
-        return str(error)
+        return Problem.of(error)
     except OSError as error:
-        return f"{record.name} cannot be read: {error}"
-    return None if found == record.sha256 else _other_bytes(record)
+        return _unread(record, error)
+    return None if found == record.sha256 else Problem(_other_bytes(record), is_rot=True)
+
+
+def _unread(record: FileRecord, error: OSError) -> Problem:
+    return Problem(f"{record.name} cannot be read: {error}", is_rot=False)
 
 
 def _other_bytes(record: FileRecord) -> str:
