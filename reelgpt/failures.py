@@ -76,7 +76,8 @@ class Failures:
             summary = {"shards": self.shards, "retried": 0}
             return Outcome(summary=summary, text=f"{self.shards} has no span with the error {error_class}")
         done = shard_summary.outcome(built, self.shards, ALL_MAY_FAIL)
-        return Outcome(summary=done.summary | {"retried": built.done_now}, text=done.text)
+        summary = done.summary | {"retried": built.done_now}
+        return Outcome(summary=summary, text=done.text, exit_code=done.exit_code)
 
 
 def _listing(shards: str) -> Outcome:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.errors import ShardError, StorageError
 from infra.leases import Lease
-from pipelines.building import outcomes
+from pipelines.building import inventory, outcomes
 from pipelines.building.job import Built, OnProgress
 from pipelines.building.pace import Devices, Meter, Pace, record
 from pipelines.building.work import Work
@@ -20,6 +21,8 @@ MOST_NAMES = 5
 """Of sources, in a sentence."""
 Watch = Callable[[pa.Table], None]
 """Called with a few columns of the rows just done."""
+Left = tuple[str, str]
+"""Of a unit that is left: the name of its source, and why."""
 RunUnits = Callable[[pa.Table, str, Watch], Devices | None]
 """Does the units given, writing their rows into the folder named and telling of each batch that is done; says
 what there was to do it with, where its pace is of interest."""
@@ -34,7 +37,11 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
     missing = missing_of(work)
     done_before = units - missing.num_rows
     on_progress(done_before, units, "starting")
-    pace = _run(work, missing, run, on_progress) if missing.num_rows else None
+    pace = None
+    if missing.num_rows:
+        pace, left = _run(work, missing, run, on_progress)
+        work, done_before = _without(work, left), done_before + len(left)
+        _check_complete(work)
     on_progress(units, units, "packing")
     merge_small_files(work.place)
     manifest = pack(work.out, work.recipe, work.parts(), lease)
@@ -45,29 +52,41 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
     return _built(work, manifest, done_before=done_before, seconds=seconds, pace=pace)
 
 
-def _run(work: Work, missing: pa.Table, run: RunUnits, on_progress: OnProgress) -> Pace | None:
-    """Does the missing units. Raises StorageError where sources changed under way, once all else is done, and
-    ShardError where a unit has no row for another reason."""
+def _run(
+    work: Work, missing: pa.Table, run: RunUnits, on_progress: OnProgress
+) -> tuple[Pace | None, dict[str, Left]]:
+    """Does the missing units, and tells which are left, by id."""
     units = work.units.num_rows
     meter, count = Meter(), units - missing.num_rows
-    left: dict[str, str] = {}
+    left: dict[str, Left] = {}
 
     def watch(rows: pa.Table) -> None:
         nonlocal count
         meter.add(rows)
         not_done = rows.filter(pc.equal(rows.column("outcome"), outcomes.LEFT))
-        left.update(zip(*(not_done.column(name).to_pylist() for name in ("source", "error")), strict=True))
+        left.update((row["unit_id"], (row["source"], row["error"])) for row in not_done.to_pylist())
         count += rows.num_rows - not_done.num_rows
         on_progress(count, units, "")
 
     devices = run(missing, work.place, watch)
-    if left:
-        raise StorageError(_left(left))
-    _check_complete(work)
-    return _pace(meter, devices, work) if devices else None
+    return _pace(meter, devices, work) if devices else None, left
 
 
-def _left(reasons: dict[str, str]) -> str:
+def _without(work: Work, left: dict[str, Left]) -> Work:
+    """What is to be sealed where some units are left: with the rows that they had, if those may stay.
+
+    Raises StorageError where they may not. The next command takes the sources as they are then.
+    """
+    if not left:
+        return work
+    reasons = dict(left.values())
+    inventory.forget(work.out, reasons)
+    if not work.replaceable >= left.keys():
+        raise StorageError(_what_is_left(reasons))
+    return replace(work, sealed=work.sealed | left.keys(), refused=tuple(sorted(reasons)))
+
+
+def _what_is_left(reasons: dict[str, str]) -> str:
     """By name of the source."""
     names = sorted(reasons)
     some = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")

@@ -1,6 +1,6 @@
 """The sources that an output knows: a file that storage calls unchanged is not looked into again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -46,6 +46,13 @@ def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> pa.Table:
             storage.join(out, INVENTORY), pa.concat_tables([known.filter(pc.invert(stale)), inspected])
         )
     return sources.sort_by("name")
+
+
+def forget(out: str, names: Iterable[str]) -> None:
+    """Has these sources looked into again by the next command, whatever storage says of their change."""
+    known = known_sources(out)
+    gone = pc.is_in(known.column("name"), pa.array(names, pa.string()))
+    write_table(storage.join(out, INVENTORY), known.filter(pc.invert(gone)))
 
 
 def joined(former: pa.Table, given: pa.Table) -> tuple[pa.Table, tuple[str, ...]]:

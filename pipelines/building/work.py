@@ -40,6 +40,8 @@ class Work:
     sealed: Set[str]
     """Ids of the units that need no row any more: what they gave is in the former set."""
     recipe: Recipe
+    replaceable: Set[str] = frozenset()
+    """Ids of the units of which the former set has rows that may stay where there can be no other."""
     sources_kept: int = 0
     """Of the former set, and not given this time."""
     refused: tuple[str, ...] = ()
@@ -185,6 +187,7 @@ def retry_work(
         spans=None,
         units=span_table(sources, settings["rows"]["sampling"]["span_seconds"]),
         sealed=set(shard_set.spans().column("span_id").to_pylist()) - again,
+        replaceable=again,
         recipe=replace(recipe, sidecar=Sidecar.kept_in(shard_set.uri, digest) if digest else NOTHING),
     )
 

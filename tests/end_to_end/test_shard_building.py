@@ -91,7 +91,7 @@ def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
     assert allowed["done_now"] == 0
 
 
-def test_an_error_in_a_worker_reaches_the_terminal_as_its_own_sentence(
+def test_a_source_that_changed_under_way_is_named_alone_and_the_next_command_takes_it_as_it_is(
     videos: Path, frames: Path, tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "videos", tmp_path / "frames"
@@ -111,11 +111,16 @@ def test_an_error_in_a_worker_reaches_the_terminal_as_its_own_sentence(
         text=True,
         check=False,
     )
-    sentence = f"{changed} changed since it was listed; repeat the command"
+    sentence = (
+        f"{changed} changed since it was listed; repeat the command. All is done but for 1 such sources: "
+        f"changed.mp4; what goes on changing can be left out with --exclude 'changed.mp4'"
+    )
     assert json.loads(run.stdout.splitlines()[-1]) == {"error": sentence, "exit_code": StorageError.exit_code}
     assert run.returncode == StorageError.exit_code
     assert [line for line in run.stderr.splitlines() if line.startswith("error: ")] == [f"error: {sentence}"]
     assert not {"Traceback", "ERROR", "Exception"} & set(run.stderr.replace(":", " ").split())
+    again = reelgpt("extract", str(folder), "--out", str(out), *SETTINGS, "--max-failed", "1")
+    assert (again["done_now"], again["totals"]["failed"]) == (1, {"not_media": 1})
 
 
 @pytest.mark.faults

@@ -12,7 +12,9 @@ from infra import storage
 from infra.errors import StorageError, UsageError
 from pipelines import records
 from pipelines.building import outcomes
+from pipelines.building.completion import RunUnits, Watch
 from pipelines.building.job import DeriveJob
+from pipelines.building.pace import Devices
 from pipelines.building.stages import WriteRecords
 from pipelines.checking.verify import verify
 from pipelines.config import DecodeLimits, FilterConfig, PackConfig, SamplingConfig, SplitConfig
@@ -113,23 +115,39 @@ def test_a_name_that_stands_for_another_file_is_refused_and_the_others_are_appen
     assert shard_summary.outcome(without, str(out), 1.0).exit_code == 0
 
 
-def test_sources_that_change_under_way_are_named_once_all_others_are_done(out: Path) -> None:
-    def changing(missing, place, watch):  # type: ignore[no-untyped-def]
-        left = pc.equal(missing.column("source"), LATER[0])
-        writing(FilterConfig())(missing.filter(pc.invert(left)), place, watch)
+def changing(name: str) -> RunUnits:
+    """Does units as workers would where one source is not what it was when it was listed."""
+
+    def run(missing: pa.Table, place: str, watch: Watch) -> Devices | None:
+        left = pc.equal(missing.column("source"), name)
         spans = [Span(**fields) for fields in missing.filter(left).to_pylist()]
         rows = [outcomes.of_left_span(span, f"{span.uri} changed") for span in spans]
         watch(WriteRecords(place)(pa.Table.from_pylist(rows, records.record_schema("frames")), 0.0))
+        return writing(FilterConfig())(missing.filter(pc.invert(left)), place, watch)
 
+    return run
+
+
+def test_sources_that_change_under_way_are_named_once_all_others_are_done(out: Path) -> None:
     before, seen = fingerprint(out), list[str]()
-    with pytest.raises(
-        StorageError,
-        match=f"changed. All is done but for 1 such sources: {LATER[0]};.*--exclude '{LATER[0]}'",
-    ):
-        build(video_job(out), sources(EARLY + LATER), changing)
+    with pytest.raises(StorageError, match=f"changed. All is done but for 1 such sources: {LATER[0]};"):
+        build(video_job(out), sources(EARLY + LATER), changing(LATER[0]))
     assert fingerprint(out) == before
     build(video_job(out), sources(EARLY + LATER[1:]), writing(FilterConfig(), seen=seen))
     assert seen == []
+
+
+def test_a_retry_of_a_source_that_changed_leaves_its_row_as_it_was(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = [f"id-of-{name}/00000" for name in LATER[:2]]
+    build(video_job(out), sources(LATER), writing(FilterConfig(), dict.fromkeys(failed, "cpu_limit")))
+    monkeypatch.setattr("pipelines.failures.run_on_videos", lambda *_: changing(LATER[0]))
+    built = retry(RetryJob(shards=str(out), error_class="cpu_limit", tokenizer=TOKENIZER), lambda *_: None)
+    assert built is not None
+    assert (built.refused, built.done_now) == ((LATER[0],), 1)
+    assert [row["span_id"] for row in failures_of(str(out)).to_pylist()] == failed[:1]
+    assert verify(str(out)) == []
 
 
 def test_a_reader_of_the_old_manifest_reads_on_after_an_appending(out: Path) -> None:
@@ -332,12 +350,13 @@ def test_a_retry_is_refused_for_an_unknown_class_or_without_the_tokenizer(out: P
         retry(RetryJob(shards=str(out), error_class="corrupt"), lambda *_: None)
 
 
-def test_a_file_that_could_not_be_read_gives_way_to_its_content_once_it_can(out: Path) -> None:
-    unreadable = {"source_id": f"{UNREADABLE}0", "name": "late.mp4", "duration_seconds": None}
-    given = pa.Table.from_pylist([sources(["late.mp4"]).to_pylist()[0] | unreadable], SOURCE_SCHEMA)
+@pytest.mark.parametrize("name", ["late/late.mp4", "late/"])
+def test_what_could_not_be_read_gives_way_to_its_content_once_it_can(out: Path, name: str) -> None:
+    unreadable = {"source_id": f"{UNREADABLE}0", "name": name, "duration_seconds": None}
+    given = pa.Table.from_pylist([sources([name]).to_pylist()[0] | unreadable], SOURCE_SCHEMA)
     errors = {f"{UNREADABLE}0/00000": "unreadable"}
     failed = build(video_job(out), given, writing(FilterConfig(), errors)).manifest
     assert failed.totals["failed"] == {"unreadable": 1}
-    mended = build(video_job(out), sources(["late.mp4"])).manifest
+    mended = build(video_job(out), sources(["late/late.mp4"])).manifest
     assert (mended.totals["failed"], mended.totals["sources"]) == ({}, 6)
     assert verify(str(out)) == []
