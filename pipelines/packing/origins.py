@@ -25,6 +25,9 @@ JUDGEMENT = ("judged_by", "outcome", "num_clips", "rejected")
 """What follows from the thresholds of the moment, and is found anew at packing."""
 OF_THE_MACHINE = frozenset({"cpu_limit", "memory_limit", "decoder_crash", "decoder_hang"})
 """Error classes that a machine in trouble may cause: such a row yields to another one of its unit."""
+OF_DAMAGE = frozenset({"corrupt", "truncated"})
+"""Error classes of a damaged source. Its rows are the same each time as far as is known; were they not, one
+video must not cost a whole output, and a fixed rule chooses."""
 
 
 class Origin(Protocol):
@@ -82,7 +85,7 @@ def _fact_columns(kind: Kind) -> list[str]:
 class RowOrigin:
     """Span files in `place`; rows of other units, such as those of a video that has changed, are passed over.
 
-    Raises ShardError where two rows of a unit disagree.
+    Raises ShardError where two rows of a unit disagree, neither of which tells of damage.
     """
 
     stands = False
@@ -152,8 +155,20 @@ class _Try:
     payloads: dict[str, str]
     """Clip id to the hash of its payload, where it has one."""
     yields: bool
+    is_damaged: bool
     lacking: int
     """Clips to be kept that have no payload."""
+
+    def agrees_with(self, other: "_Try") -> bool:
+        common = self.payloads.keys() & other.payloads.keys()
+        return self.facts == other.facts and all(
+            self.payloads[clip] == other.payloads[clip] for clip in common
+        )
+
+    def rank(self) -> tuple[int, bool, str]:
+        """The least of a unit's tries counts: that with the most of what is to be kept; one that tells of
+        damage before one that does not; then by their content."""
+        return self.lacking, not self.is_damaged, hashing.digest([self.facts, self.payloads])
 
 
 def _try_of(row: pa.Table, place: tuple[str, int], filters: FilterConfig, kind: Kind) -> _Try:
@@ -170,22 +185,21 @@ def _try_of(row: pa.Table, place: tuple[str, int], filters: FilterConfig, kind: 
         if data.is_valid
     }
     lacking = sum(keep and clip_id not in hashes for clip_id, keep in zip(ids, kept, strict=True))
-    yields = fields["error_class"] in OF_THE_MACHINE
-    return _Try(place, hashing.digest([fields, facts]), hashes, yields, lacking)
+    error_class = fields["error_class"]
+    yields, is_damaged = error_class in OF_THE_MACHINE, error_class in OF_DAMAGE
+    return _Try(place, hashing.digest([fields, facts]), hashes, yields, is_damaged, lacking)
 
 
 def _choose_one(unit: str, tries: list[_Try]) -> _Try:
-    """The try with the most of what is to be kept. Raises ShardError where tries disagree."""
+    """Raises ShardError where tries of a sound source disagree."""
     standing = [one for one in tries if not one.yields] or tries
-    for one in standing[1:]:
-        common = one.payloads.keys() & standing[0].payloads.keys()
-        same = all(one.payloads[clip] == standing[0].payloads[clip] for clip in common)
-        if (one.facts != standing[0].facts or not same) and not one.yields:
-            raise ShardError(
-                f"two tries of {unit} disagree; the build, device or library versions changed in between: "
-                f"delete the output and make it anew"
-            )
-    return min(standing, key=lambda one: one.lacking)
+    sound = [one for one in standing if not one.yields and not one.is_damaged]
+    if not all(one.agrees_with(sound[0]) for one in sound):
+        raise ShardError(
+            f"two tries of {unit} disagree; the build, device or library versions changed in between: "
+            f"delete the output and make it anew"
+        )
+    return min(standing, key=_Try.rank)
 
 
 class ShardOrigin:

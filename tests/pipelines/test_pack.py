@@ -1,5 +1,6 @@
 """Records to a sealed set: what the result depends on, and what it must not."""
 
+import itertools
 import json
 import os
 import random
@@ -180,6 +181,22 @@ def test_two_rows_of_a_span_may_differ_in_their_timings_alone(tmp_path: Path, se
     write(again, [contradiction], rows_per_file=1)
     with pytest.raises(ShardError, match="two tries of source-1/00000"):
         RowOrigin(place_of(again), UNITS, "tokens", RECIPE.filters)
+
+
+def test_rows_of_a_damaged_span_that_disagree_cost_no_output_and_one_is_chosen_whatever_their_order(
+    tmp_path: Path,
+) -> None:
+    rows = [record("source-1", 0) for _ in range(3)]
+    for number, row in enumerate(rows[:2]):
+        row["error_class"], row["error"] = "corrupt", "signs of damage"
+        row["clips"][0]["codes"] = bytes([number] * 16)
+    fingerprints = set()
+    for number, order in enumerate(itertools.permutations(rows)):
+        out = tmp_path / str(number)
+        others = [row for row in all_records() if row["unit_id"] != "source-1/00000"]
+        write(out, [*others, *order], rows_per_file=1)
+        fingerprints.add(seal(out).manifest.fingerprint)
+    assert len(fingerprints) == 1
 
 
 def test_rows_of_other_units_stay_outside_and_so_do_shards_of_an_earlier_packing(
