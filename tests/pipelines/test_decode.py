@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -108,6 +109,44 @@ def test_spans_put_together_are_the_whole(folder: Path, decode: Callable[..., De
     parts = [decode(path, start, end).frames for start, end in ((0.0, 11.0), (11.0, 13.0), (13.0, None))]
     assert [len(part) for part in parts] == [55, 10, 5]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+LONG_GROUPS = {
+    "h264.mp4": CODECS["h264.mp4"],
+    "h264.mkv": CODECS["h264.mp4"],
+    "vp8.webm": ("-c:v", "libvpx"),
+    "mpeg4.avi": ("-c:v", "mpeg4", "-bf", "2"),
+    "h264.ts": CODECS["h264.ts"],
+    "hevc.ts": CODECS["hevc.mp4"],
+    "h264.m2ts": CODECS["h264.ts"],
+    "mpeg2.mpg": ("-c:v", "mpeg2video", "-r", "25", "-q:v", "2"),
+    "h264.flv": CODECS["h264.ts"],
+    "wmv2.wmv": ("-c:v", "wmv2"),
+    "theora.ogv": ("-c:v", "libtheora"),
+    "moving.gif": (),
+    "raw.h264": ("-r", "25", *CODECS["h264.mp4"]),
+    "raw.hevc": ("-r", "25", *CODECS["hevc.mp4"]),
+    "raw.mjpeg": ("-r", "25", "-c:v", "mjpeg"),
+}
+ALIKE = ("h264.mkv", "mpeg4.avi", "hevc.ts", "h264.m2ts", "h264.flv", "wmv2.wmv", "moving.gif", "raw.hevc")
+"""Their containers or coders are among the others."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in LONG_GROUPS]
+)
+def test_spans_put_together_are_the_whole_where_key_frames_are_25_seconds_apart(
+    folder: Path, decode: Callable[..., Decoded], name: str
+) -> None:
+    options = (*LONG_GROUPS[name], "-g", "600" if "-r" in LONG_GROUPS[name] else "100")
+    source = "testsrc2=size=64x64:rate=4"
+    path = make_video(folder / f"groups-{name}", seconds=44, source=source, options=options)
+    bounds = (0.0, 13.0, 24.0, 37.0, None)
+    parts = [decode(path, start, end, size=32) for start, end in itertools.pairwise(bounds)]
+    assert [part.error_class for part in parts] == [None] * len(parts)
+    whole = decode(path, size=32).frames
+    assert len(whole) > 210
+    np.testing.assert_array_equal(np.concatenate([part.frames for part in parts]), whole)
 
 
 @pytest.mark.parametrize("coder", ["libx264", "libx265"])

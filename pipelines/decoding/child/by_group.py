@@ -13,9 +13,10 @@ import av
 import numpy as np
 
 from pipelines.decoding.child.complaints import Complaints
+from pipelines.decoding.child.packets import Key, Packets, packets_of
 from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, numbers_shown
 from pipelines.decoding.child.shapes import Converter, Shape
-from pipelines.decoding.child.video import Packets, Video, decoded, packets_of
+from pipelines.decoding.child.video import Video, decoded
 
 
 def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Complaints) -> Sampled:
@@ -40,7 +41,7 @@ def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Comp
 def _by_group(numbers: np.ndarray, packets: Packets) -> dict[int, list[int]]:
     """Of frames by their numbers, those of each group."""
     first = np.searchsorted(
-        packets.times, packets.seconds_of(np.array([pts for pts, _ in packets.keys])) - TIME_TOLERANCE
+        packets.times, packets.seconds_of(np.array([key.shown for key in packets.keys])) - TIME_TOLERANCE
     )
     groups = (np.searchsorted(first, numbers, side="right") - 1).tolist()
     pairs = itertools.groupby(zip(groups, numbers.tolist(), strict=True), lambda pair: pair[0])
@@ -50,7 +51,7 @@ def _by_group(numbers: np.ndarray, packets: Packets) -> dict[int, list[int]]:
 def _groups(video: Video, first: int) -> Iterator[tuple[int, Any, Iterator[Any]]]:
     """From the group `first` on: its number, the stream, and its packets; from an earlier one where the
     container seeks badly."""
-    groups_of_keys = {pts: group for group, (pts, _) in enumerate(video.packets.keys)}
+    groups_of_keys = {key.shown: group for group, key in enumerate(video.packets.keys)}
     for seeks in (True, False) if first else (False,):
         with video.opened() as (container, stream):
             if seeks and not _seek(container, stream, video.packets.keys[first]):
@@ -73,9 +74,9 @@ def _groups(video: Video, first: int) -> Iterator[tuple[int, Any, Iterator[Any]]
                 return
 
 
-def _seek(container: Any, stream: Any, key: tuple[int, int]) -> bool:
+def _seek(container: Any, stream: Any, key: Key) -> bool:
     try:
-        container.seek(min(key), stream=stream)
+        container.seek(min(key.shown, key.decoded), stream=stream)
     except av.error.FFmpegError:
         return False
     return True

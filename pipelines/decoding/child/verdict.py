@@ -8,6 +8,8 @@ from pipelines.decoding.child.video import NOTHING_BEFORE_THE_CUT, NOTHING_TO_DE
 ENDS_EARLY_SECONDS = 1.0
 """A video that ends this much before the time its container promises counts as cut off."""
 
+NOTHING_SHOWN = ("corrupt", "the video stream goes on, but not one frame of this span can be decoded")
+
 
 def fault(video: Video, sampled: Sampled, request: dict[str, Any]) -> tuple[str, str] | None:
     """None where nothing is wrong. With frames, only a part of the span was lost."""
@@ -21,6 +23,8 @@ def fault(video: Video, sampled: Sampled, request: dict[str, Any]) -> tuple[str,
         return "truncated", sentence
     if video.is_cut_off and end is None:
         return "truncated", f"the file is cut off; what is left of it ends at {sampled.ends_seconds:.1f} s"
+    if start > 0 and not sampled.indices and video.reaches(start):
+        return NOTHING_SHOWN
     if sampled.num_damaged:
         sentence = f"{sampled.num_damaged} signs of damage; pictures may be wrong or stand in for others"
         return "corrupt", sentence

@@ -1,19 +1,19 @@
-"""One opened file: which stream is shown, from where its time counts, and what its packets tell."""
+"""One opened file: which stream is shown, from where its time counts, and which frames it shows."""
 
 import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import av
-import numpy as np
 
 from pipelines.decoding.child import cut_off
 from pipelines.decoding.child.complaints import Complaints
+from pipelines.decoding.child.packets import Packets, packets_of
 from pipelines.decoding.child.protocol import RefusedError
+from pipelines.decoding.child.timeline import Timeline
 
 LONG_PROBE = {"probesize": str(64 << 20), "analyzeduration": str(120_000_000)}
 """Bytes and microseconds in which a stream may turn up late, as behind a prefix of sound alone."""
@@ -27,50 +27,8 @@ DECORDS_CODECS = {"h264", "mpeg4", "mjpeg", "gif"}
 decord's threads leave behind in buffers, in an order of their own, and HEVC depends on FFmpeg's version."""
 MOST_SECONDS_A_FRAME = 60.0
 """A timeline with fewer frames than this is a broken one."""
-RATE_OF_RAW_STREAMS = 25
 NOTHING_TO_DECODE = ("corrupt", "not one frame of the video stream can be decoded")
 NOTHING_BEFORE_THE_CUT = ("truncated", "the file is cut off before its first frame ends")
-
-
-@dataclass(frozen=True, slots=True)
-class Packets:
-    """What demuxing the whole stream tells, without decoding it: some 4 microseconds a packet."""
-
-    times: np.ndarray
-    """(N,) float64, sorted: the seconds since the first frame at which each frame starts."""
-    ends_seconds: float
-    are_timed: bool
-    """False where a packet has no timestamp, as in raw streams: then frames are counted."""
-    are_sound: bool
-    """Whether the demuxer had nothing to complain of."""
-    first_pts: int = 0
-    unit_seconds: float = 1.0
-    keys: tuple[tuple[int, int], ...] = ()
-    """Where closed groups of pictures begin, as timestamps of showing and of decoding. Empty
-    where a frame is shown before the key frame that it comes after in the file: it may refer to the group
-    before, and cannot be decoded by who starts at that key frame. Empty, too, where two frames have one
-    timestamp, which tells them apart."""
-
-    def seconds_of(self, pts: Any) -> Any:
-        return (pts - self.first_pts) * self.unit_seconds
-
-    @classmethod
-    def of(cls, container: Any, stream: Any, complaints: Complaints) -> "Packets":
-        packets = [
-            (packet.pts, packet.duration or 0, packet.dts, packet.is_keyframe, packet.is_discard)
-            for packet in packets_of(container, [stream])
-            if packet.size
-        ]
-        are_sound = not complaints.count()
-        shown = [packet[:2] for packet in packets if not packet[4]]
-        if not shown or any(pts is None for pts, _ in shown):
-            rate = float(frame_rate(stream))
-            return cls(np.arange(len(shown)) / rate, len(shown) / rate, False, are_sound)
-        unit, order = float(stream.time_base), sorted(shown)
-        times = (np.array([pts for pts, _ in order], np.int64) - order[0][0]) * unit
-        ends_seconds = float(times[-1]) + order[-1][1] * unit
-        keys = _closed_groups(packets) if (np.diff(times) > 0).all() else ()
-        return cls(times, ends_seconds, True, are_sound, order[0][0], unit, keys)
 
 
 class Video:
@@ -114,7 +72,7 @@ class Video:
         """Whether every picture can be had by decoding from a key frame that the index names."""
         if self.format not in INDEXED or self.is_cut_off:
             return False
-        return self.packets.are_sound and len(self.packets.keys) > 0
+        return self.packets.are_sound and self.packets.have_closed_groups
 
     @property
     def is_for_decord(self) -> bool:
@@ -128,40 +86,29 @@ class Video:
         measured = self.packets.ends_seconds
         return measured if measured <= MOST_SECONDS_A_FRAME * len(self.packets.times) else None
 
+    def reaches(self, seconds: float) -> bool:
+        """Whether its packets go on for so long."""
+        return self.packets.reach(seconds + self.origin_seconds)
 
-def frames_of(container: Any, stream: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
+
+def frames_of(context: Any, packets: Iterator[Any], on_damage: Callable[[], None]) -> Iterator[Any]:
     """Frames in the order they are shown; packets that do not decode are told of and passed over, as players
     do."""
-    for packet in packets_of(container, [stream]):
-        yield from decoded(stream.codec_context, packet, on_damage)
+    for packet in packets:
+        yield from decoded(context, packet, on_damage)
 
 
-def frames_before_the_cut(container: Any, stream: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
+def frames_before_the_cut(
+    context: Any, packets: Iterator[Any], on_damage: Callable[[], None]
+) -> Iterator[Any]:
     """Frames of a file that is cut off: those that are as they are in the whole of it.
 
     The last frame may lack its end. Those that a decoder holds back until it is told that there are no more
     may be shown for others that lay behind the cut.
     """
-    packets = itertools.takewhile(lambda packet: packet.size, packets_of(container, [stream]))
-    frames = (frame for packet in packets for frame in decoded(stream.codec_context, packet, on_damage))
+    whole = itertools.takewhile(lambda packet: packet.size, packets)
+    frames = (frame for packet in whole for frame in decoded(context, packet, on_damage))
     return (frame for frame, _ in itertools.pairwise(frames))
-
-
-def frame_rate(stream: Any) -> Any:
-    return stream.average_rate or stream.guessed_rate or RATE_OF_RAW_STREAMS
-
-
-def packets_of(container: Any, streams: list[Any]) -> Iterator[Any]:
-    """Up to the end, or to where the demuxer cannot go on."""
-    packets = container.demux(streams)
-    while True:
-        try:
-            packet = next(packets, None)
-        except (av.error.InvalidDataError, IndexError):
-            return  # PyAV's own index, at the end of a file in which streams turned up on the way
-        if packet is None:
-            return
-        yield packet
 
 
 def decoded(context: Any, packet: Any, on_damage: Callable[[], None]) -> Iterator[Any]:
@@ -182,17 +129,6 @@ def _options_for(path: str) -> dict[str, str]:
         return {} if container.streams.video else LONG_PROBE
 
 
-def _closed_groups(packets: list[tuple[int, int, int | None, bool, bool]]) -> tuple[tuple[int, int], ...]:
-    """Timestamps of the key frames, or none where groups are open, or parts of them not shown."""
-    keys: list[tuple[int, int]] = []
-    for pts, _, dts, is_key, is_discard in packets:
-        if is_key and not is_discard and (not keys or pts > keys[-1][0]):
-            keys.append((pts, pts if dts is None else dts))
-        elif is_key or is_discard or not keys or pts < keys[-1][0]:
-            return ()
-    return tuple(keys)
-
-
 def _first_frame(container: Any, is_cut_off: bool) -> tuple[int, Any]:
     """Of the first stream that has one: its index, and the frame."""
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
@@ -202,9 +138,11 @@ def _first_frame(container: Any, is_cut_off: bool) -> tuple[int, Any]:
     if not streams:
         raise RefusedError("unsupported", "this build has no decoder for the video stream")
     found: dict[int, Any] = {}
+    timelines = {stream.index: Timeline(container, stream) for stream in streams}
     for packet in packets_of(container, streams):
         index = packet.stream.index  # `packet.stream_index` is 0 where the end of any stream is told
         if index not in found:
+            timelines[index].move(packet)
             first = next(decoded(packet.stream.codec_context, packet, lambda: None), None)
             found |= {} if first is None else {index: first}
         if streams[0].index in found:

@@ -4,28 +4,58 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.decoding.child import by_group
+from pipelines.decoding.child.beginning import packets_from
 from pipelines.decoding.child.complaints import Complaints
+from pipelines.decoding.child.packets import Key
 from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, sampling_times
 from pipelines.decoding.child.shapes import Converter, Shape
-from pipelines.decoding.child.video import Video, frame_rate, frames_before_the_cut, frames_of
+from pipelines.decoding.child.timeline import frame_rate
+from pipelines.decoding.child.video import Video, frames_before_the_cut, frames_of
 
-SEEK_MARGIN_SECONDS = 10.0
-"""Decoding starts this long before a span: after a seek without an index, the first group of pictures may
-lack its references."""
+MARGIN_SECONDS = 10.0
+"""Decoding starts at the last key frame that is this much before a span: some pictures need more than the
+group that they are in."""
 
 
 def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Complaints) -> Sampled:
+    """Goes further back, in the end to the beginning of the file, until a frame is there when the span
+    begins."""
     if video.has_closed_groups:
         return by_group.sample(video, shape, request, complaints)
-    sampled, wanted, pictures = Sampled("pyav"), sampling_times(request), _Pictures(shape)
+    margin = MARGIN_SECONDS
+    while True:
+        key = _key_before(video, request["start"] - margin)
+        sampled = Sampled("pyav")
+        if _fill(sampled, video, key, shape, request, complaints) or key is None:
+            return sampled
+        margin *= 2
+
+
+def _key_before(video: Video, seconds: float) -> Key | None:
+    return video.packets.key_before(seconds + video.origin_seconds) if seconds > 0 else None
+
+
+def _fill(
+    sampled: Sampled,
+    video: Video,
+    key: Key | None,
+    shape: Shape,
+    request: dict[str, Any],
+    complaints: Complaints,
+) -> bool:
+    """Decodes from that key frame on. Whether a frame is shown when the span begins, or none is to be
+    expected there."""
+    wanted, pictures = sampling_times(request), _Pictures(shape)
     time, shown = next(wanted, None), None
-    with video.opened() as (container, stream):
-        _seek(container, stream, request["start"] - SEEK_MARGIN_SECONDS, video.origin_seconds)
+    with packets_from(video, key) as (stream, packets):
         damage = _Damage(complaints)
         readable = frames_before_the_cut if video.is_cut_off else frames_of
-        for frame, starts in _timed(readable(container, stream, damage.met), stream, video.origin_seconds):
+        frames = readable(stream.codec_context, packets, damage.met)
+        for frame, starts in _timed(frames, stream, video.origin_seconds):
             if starts < request["start"]:
                 damage.forget()
+            elif shown is None and key is not None and starts > request["start"] + TIME_TOLERANCE:
+                return False
             damage.num_found += frame.is_corrupt
             while shown is not None and time is not None and time < starts - TIME_TOLERANCE:
                 pictures.show(sampled, shown)
@@ -39,7 +69,7 @@ def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Comp
             pictures.show(sampled, shown)
             time = next(wanted, None)
         sampled.num_damaged = damage.count()
-    return sampled
+    return bool(sampled.indices) or not video.reaches(request["start"])
 
 
 class _Pictures:
@@ -72,11 +102,6 @@ class _Damage:
 
     def count(self) -> int:
         return self.num_found + self._complaints.count()
-
-
-def _seek(container: Any, stream: Any, seconds: float, origin_seconds: float) -> None:
-    if seconds > 0:
-        container.seek(int((seconds + origin_seconds) / stream.time_base), stream=stream)
 
 
 def _timed(frames: Iterator[Any], stream: Any, origin_seconds: float) -> Iterator[tuple[Any, float]]:
