@@ -20,7 +20,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from infra.errors import StorageError, TrainingError, UsageError
 from infra.leases import Lease
 from model.bundle import LINEAGE, RECORD
 from training.config import RunConfig
+from training.configs.batches import skipped_until
 from training.data import TrainingData
 from training.going_back import GONE_BACK, GoingBack, joined
 from training.run_identity import identity, refuse_mismatch
@@ -149,6 +150,8 @@ class RunDirectory:
             storage.delete(self.result)
             self.go_back_to(going.step)
             behind = joined(behind, [str(going)])  # said last: a kill before it goes back again
+        elif self._tells_of_any(config.batches.skip_steps):
+            self.go_back_to(self.newest_step())
         record = {
             "attempt": attempt,
             "recipe": config.name,
@@ -217,6 +220,11 @@ class RunDirectory:
         """Its record goes first: a deletion cut short leaves nothing that passes for a bundle."""
         storage.delete(storage.join(uri, RECORD))
         storage.delete(uri)
+
+    def _tells_of_any(self, skip_steps: Sequence[str]) -> bool:
+        """Whether it has said something of a step that is skipped now."""
+        told = {int(line["step"]) for line in self.read_metrics()}
+        return not told.isdisjoint(skipped_until(max(told, default=0), skip_steps))
 
     def _model_step(self) -> int:
         """Of the bundle that the run became; 0 where there is none that says so."""

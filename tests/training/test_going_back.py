@@ -170,6 +170,26 @@ def test_a_branch_that_mlflow_never_heard_of_comes_from_where_the_one_before_it_
         assert record.branched_from == "the first"
 
 
+@pytest.mark.parametrize(("skip", "is_another"), [("7", True), ("6-8", None), ("8", False)])
+def test_a_step_that_was_told_and_is_skipped_now_makes_another_run_for_mlflow(
+    run: TinyRun, tmp_path: Path, skip: str, is_another: bool | None
+) -> None:
+    """Step 7 was lost by a kill after it was told; step 6 was not, and 8 is to come."""
+    place = run.directory.path
+    storage.append(run.directory.metrics, b'{"step": 7}\n')
+    tracking_record.remember(place, tracking_record.TrackingRecord(mlflow_run_id="the first"))
+    other = TinyRun(tmp_path, run.data, skip=(skip,))
+    if is_another is None:
+        with pytest.raises(ConfigError, match="go back before the steps to skip"):
+            other.command("auto")
+        return
+    other.command("auto")
+    assert other.told() == ([3, 6] if is_another else [3, 6, 7])
+    record = tracking_record.recall(place)
+    assert record is not None
+    assert record.branched_from == ("the first" if is_another else None)
+
+
 @pytest.mark.deepspeed
 @pytest.mark.slow
 @pytest.mark.faults
