@@ -28,6 +28,15 @@ are null say nothing."""
 TIMES = (("start_seconds", 0.0), ("end_seconds", float("inf")))
 """What a part is that has no such end."""
 KINDS = {"string": "text", "double": "numbers", "list<item: int32>": "lists of whole numbers of 32 bits"}
+TEXT_KINDS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_integer,
+)
+"""Of columns that are taken as text: CSV does not tell a number from a word either."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MOST_BLOCK_BYTES = (1 << 31) - 1
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 
 
@@ -41,7 +50,7 @@ def read_sidecar(uri: str) -> pa.Table:
         table = _parsed(storage.read_bytes(uri), suffix)
     except StorageError as error:
         raise UsageError(f"the sidecar {uri} cannot be read ({error}); give a file that is there") from None
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, ValueError, RecursionError) as error:
         raise UsageError(
             f"the sidecar {uri} is no {suffix.removeprefix('.')} file that can be read ({_first_line(error)})"
         ) from None
@@ -55,30 +64,57 @@ def read_sidecar(uri: str) -> pa.Table:
 def _parsed(data: bytes, suffix: str) -> pa.Table:
     """In this thread: one that Arrow has just started can abort a process that ends at once, on a refusal."""
     from pyarrow import csv, parquet
-    from pyarrow import json as json_lines
 
+    if suffix not in (".parquet", ".csv"):
+        return _json_lines(data)
     stream = pa.BufferReader(data)
     if suffix == ".parquet":
         return parquet.read_table(stream, use_threads=False, pre_buffer=False)
-    if suffix == ".csv":
-        as_text = csv.ConvertOptions(
-            column_types=dict.fromkeys(SCHEMA.names, pa.string()), null_values=[""], strings_can_be_null=True
-        )
-        return csv.read_csv(
-            stream,
-            csv.ReadOptions(use_threads=False),
-            csv.ParseOptions(newlines_in_values=True),
-            as_text,
-        )
-    return json_lines.read_json(stream, json_lines.ReadOptions(use_threads=False))
+    as_text = csv.ConvertOptions(
+        column_types=dict.fromkeys(SCHEMA.names, pa.string()), null_values=[""], strings_can_be_null=True
+    )
+    one_block = csv.ReadOptions(use_threads=False, block_size=min(max(1, len(data)), MOST_BLOCK_BYTES))
+    return csv.read_csv(stream, one_block, csv.ParseOptions(newlines_in_values=True), as_text)
+
+
+def _json_lines(data: bytes) -> pa.Table:
+    """Arrow's own reader takes dates for times, and no label that is a number in one line and text in
+    another."""
+    rows = []
+    for number, line in enumerate(data.removeprefix(BYTE_ORDER_MARK).split(b"\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line.decode(), object_pairs_hook=_object))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {getattr(error, 'msg', error)}") from None
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"line {number} is no object")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _json_column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _json_column(name: str, values: list[Any]) -> pa.Array:
+    if name in SCHEMA.names and pa.types.is_string(SCHEMA.field(name).type):
+        values = [str(value) if type(value) is int else value for value in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise ValueError(f"column {name}: {_first_line(error)}") from None
 
 
 def _check_columns(uri: str, names: list[str]) -> None:
     unknown = [name for name in names if name not in SCHEMA.names]
     if unknown:
         raise UsageError(
-            f"the sidecar {uri} has a column {unknown[0]!r}, which means nothing here; it may have "
-            f"{', '.join(SCHEMA.names)}"
+            f"the sidecar {uri} has a column {unknown[0]!r}, which means nothing here; drop or rename it: "
+            f"there may be {', '.join(SCHEMA.names)}"
         )
     if "source" not in names or not set(VALUES) & set(names):
         raise UsageError(
@@ -105,13 +141,13 @@ def _column(uri: str, table: pa.Table, field: pa.Field, *, is_text: bool) -> pa.
 
 
 def _fits(given: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether every value can be taken as it is; words are no numbers, and numbers no words."""
+    """Whether every value can be taken as it is, a whole number as a word too; words are no numbers."""
     if pa.types.is_null(given):
         return True
     if pa.types.is_dictionary(given):
         return _fits(given.value_type, wanted)
     if pa.types.is_string(wanted):
-        return bool(pa.types.is_string(given) or pa.types.is_large_string(given))
+        return any(is_kind(given) for is_kind in TEXT_KINDS)
     if pa.types.is_list(wanted):
         is_list = pa.types.is_list(given) or pa.types.is_large_list(given)
         return bool(is_list and (pa.types.is_integer(given.value_type) or pa.types.is_null(given.value_type)))

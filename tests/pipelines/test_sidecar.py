@@ -151,6 +151,22 @@ def test_a_derived_set_keeps_what_is_said_of_its_clips_or_takes_another_sidecar(
     assert verify(job.out) == []
 
 
+def test_whole_numbers_and_text_of_any_kind_and_length_are_taken_alike(tmp_path: Path) -> None:
+    long, date = "x" * (3 << 20), "2026-01-02"
+    labels, captions = ["1", "2", None], [long, date, "\u2028"]
+    rows = zip("abc", labels, captions, strict=True)
+    lines = [{"source": source, "label": label, "caption": caption} for source, label, caption in rows]
+    given = [write(tmp_path / "text.csv", lines), write(tmp_path / "text.jsonl", lines)]
+    lines[0]["label"] = 1  # type: ignore[assignment]
+    given.append(write(tmp_path / "mixed.jsonl", lines))
+    for number, kind in enumerate((pa.string_view(), pa.large_string(), pa.string())):
+        texts = {"source": pa.array(list("abc"), kind), "caption": pa.array(captions, kind)}
+        given.append(tmp_path / f"{number}.parquet")
+        pq.write_table(pa.table({**texts, "label": pa.array([1, 2, None], pa.int32())}), given[-1])
+    assert len({Sidecar.read(str(path)).digest for path in given}) == 1
+    assert [row["label"] for row in Sidecar.read(str(given[-1])).rows.to_pylist()] == labels
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -161,7 +177,7 @@ def test_a_derived_set_keeps_what_is_said_of_its_clips_or_takes_another_sidecar(
         (
             "a.csv",
             "source,labels\na,b\n",
-            "has a column 'labels', which means nothing here; it may have source",
+            "has a column 'labels', which means nothing here; drop or rename it: .* source",
         ),
         ("a.csv", "source,start_seconds\na,1\n", "needs source, .* and one of label, caption, action"),
         ("a.csv", "label,caption\na,b\n", "needs source, the name or URI of a video"),
@@ -171,7 +187,11 @@ def test_a_derived_set_keeps_what_is_said_of_its_clips_or_takes_another_sidecar(
         ("a.csv", "source,action\na,left\n", "column action .* must hold lists of whole numbers"),
         ("a.csv", "source,action\na,[1.5]\n", "column action .* must hold lists of whole numbers"),
         ("a.csv", "source,label\na,b\na,c\n", "rows 1 and 2 .* give another label of the same part of a"),
-        ("a.jsonl", '{"source": "a", "label": 3}\n', "column label .* must hold text: it has int64"),
+        ("a.jsonl", '{"source": "a", "label": 1.5}\n', "column label .* must hold text: it has double"),
+        ("a.jsonl", '{"source": "a", "label": true}\n', "column label .* must hold text: it has bool"),
+        ("a.jsonl", '\n[{"source": "a"}]\n', "no jsonl file that can be read .line 2 is no object"),
+        ("a.jsonl", '{"source": "a", "source": "b"}\n', "line 1: a name stands in it twice"),
+        ("a.jsonl", '{"source": "a", "label": "\\ud800"}\n', "column label: .* surrogates not allowed"),
         ("a.jsonl", '{"source": "a", "action": 3}\n', "column action .* must hold lists of whole numbers"),
         ("a.jsonl", '{"source": "a", "action": [4000000000]}\n', "column action .* 32 bits"),
         (
