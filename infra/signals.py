@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT as a wish to stop: the first one is told, a second one exits at once."""
 
+import math
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ ECHO_SECONDS = 1.0
 """A terminal's Ctrl-C may reach a process once more through whoever started it: that is one signal."""
 
 Handler = Callable[[int, FrameType | None], None]
+Former = Handler | int | signal.Handlers | None
 
 
 class FirstSignal:
@@ -40,13 +42,43 @@ class FirstSignal:
 
 @contextmanager
 def heard_by(handler: Handler) -> Iterator[None]:
-    """Inside, `handler` hears the signals; those of before do again after. Only the main thread hears any."""
+    """Inside, `handler` hears the signals; those of before do again after, but for an echo of one that came.
+
+    Only the main thread hears any.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in STOPPING}
+    came_at = -math.inf
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal came_at
+        came_at = time.monotonic()
+        handler(number, frame)
+
+    before = {number: signal.signal(number, hear) for number in STOPPING}
     try:
         yield
     finally:
         for number, former in before.items():
+            signal.signal(number, _without_echo(former, came_at))
+
+
+def _without_echo(former: Former, came_at: float) -> Former:
+    """`former`, for a signal that is none of one that has been heard: what that asked for is being done."""
+    ends_at = came_at + ECHO_SECONDS
+    if time.monotonic() >= ends_at:
+        return former
+
+    def hear(number: int, _: FrameType | None) -> None:
+        if time.monotonic() >= ends_at:
             signal.signal(number, former)
+            signal.raise_signal(number)
+
+    return hear
+
+
+def hear_no_more() -> None:
+    """For a process that ends because of a signal, with its exit code: another one would replace that."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

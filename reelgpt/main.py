@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from infra.errors import ReelgptError, UsageError
+from infra.errors import ReelgptError, Stopped, UsageError
+from infra.signals import hear_no_more
 from reelgpt.command import Command, Outcome
 from reelgpt.options import refuse_repeated
 
@@ -47,6 +48,8 @@ def run() -> None:
     except BrokenPipeError:  # nobody reads on, as in `reelgpt --help | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ReelgptError.exit_code
+    if code == Stopped.exit_code:
+        hear_no_more()
     sys.exit(code)
 
 

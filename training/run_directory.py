@@ -106,18 +106,20 @@ class RunDirectory:
         copy_to = config.checkpoints.copy_to
         return None if copy_to is None else Copies(self.path, copy_to)
 
-    def check(self, config: RunConfig, data: TrainingData, *, resume: str) -> None:
+    def check(self, config: RunConfig, data: TrainingData, *, resume: str, speaks: bool = True) -> None:
         """Raises UsageError where this directory is not the run's, or may not be gone on with so.
 
-        Raises TrainingError where a line of its metrics is damaged.
+        Raises TrainingError where a line of its metrics is damaged. Changes nothing, so that every task of a
+        launcher of the user's can ask, while the first one begins: that one `speaks` of what is no error.
         """
+        are_strange = self._has_files()  # before it is asked for the config, which may come meanwhile
         named = GoingBack.named(resume)
         if named is None and resume not in RESUME:
             raise UsageError(
                 f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
             )
         going = self.goes_back(config, resume)
-        if named is not None and going is None:
+        if named is not None and going is None and speaks:
             sys.stderr.write(
                 f"{self.path} has gone back to step {named.step} before, and goes on from where it is; "
                 f"to go back there once more, give --resume {named.once_more}\n"
@@ -126,7 +128,7 @@ class RunDirectory:
             done = going.step if going else self.newest_step()
             refuse_mismatch(self._identity(), identity(config, data), self.path, step=done)
             self.read_metrics()  # a damaged line is met here, before any worker starts
-        elif any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path)):
+        elif are_strange:
             raise self._foreign()
         has_some = any(manifest.committed(self.checkpoints)) or self._has_copies(config, data, going)
         if resume == "never" and has_some:
@@ -232,6 +234,9 @@ class RunDirectory:
             return int(storage.read_json(storage.join(self.bundle, LINEAGE))["checkpoint"]["step"])
         except (StorageError, KeyError, TypeError):
             return 0
+
+    def _has_files(self) -> bool:
+        return any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path))
 
     def _has_copies(self, config: RunConfig, data: TrainingData, going: GoingBack | None) -> bool:
         """Whether a run of this config was copied to where this one would be. Raises ConfigError where it was

@@ -21,6 +21,7 @@ from training.finish import finish
 from training.going_back import GONE_BACK, joined
 from training.launching.answers import require_no_hang
 from training.launching.job import Job
+from training.launching.meeting import STOPPED, ended_by_signals
 from training.launching.stopping import StopRequest
 from training.launching.watchdog import Watchdog
 from training.listeners import Bundles, Evaluation, MetricsFile, Samples, StepWeights
@@ -89,6 +90,8 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
             is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse, saving.save_now)
         saving.finish()
         if not is_done:
+            if not progress.step:
+                raise Stopped(STOPPED)
             raise Stopped(
                 f"stopped after step {progress.step} of {run.config.steps}, saved; "
                 f"repeat the command to go on"
@@ -180,7 +183,8 @@ def _warnings(found: checkpoints.Found, begun: dict[str, str]) -> Iterator[str]:
 
 @contextmanager
 def _connected() -> Iterator[Ranks]:
-    ranks = connect()
+    with ended_by_signals():
+        ranks = connect()
     try:
         yield ranks
     finally:

@@ -69,3 +69,30 @@ def test_a_second_signal_ends_a_command_at_once_and_its_workers_with_it(
     assert process.returncode == 128 + signal.SIGTERM
     psutil.wait_procs(below, timeout=10)
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in below)
+
+
+def test_a_signal_twice_in_a_row_is_one_and_the_exit_code_stays(
+    token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
+) -> None:
+    """As where a launcher passes a terminal's Ctrl-C on: it would meet the process on its way out."""
+    run_dir = tmp_path / "run"
+    process = runs.start(*gpt(token_set, run_dir), "--num-workers=1", env=bare)
+    runs.wait_until(lambda: runs.steps_logged(run_dir) >= 4, process)
+    for _ in range(8):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    assert "saved; repeat the command to go on" in runs.finish(process, code=75)["error"]
+
+
+def test_a_signal_before_the_first_step_is_not_said_to_have_saved_anything(
+    token_set: ShardSet, tmp_path: Path, workers: Workers
+) -> None:
+    run_dir = tmp_path / "run"
+    group = workers.start(*gpt(token_set, run_dir))
+    group.wait_until((run_dir / "tracking.json").exists)
+    group.signal(signal.SIGINT)
+    assert group.codes() == [75, 75]
+    if runs.steps_logged(run_dir):  # the machine was busy, and this signal late
+        return
+    assert "stopped before the first step; repeat the command" in group.said()
+    assert "saved; repeat" not in group.said()

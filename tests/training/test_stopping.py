@@ -93,3 +93,18 @@ def test_without_a_launcher_that_knows_there_is_no_notice() -> None:
     stop = StopRequest()
     assert not stop.is_time_to_ask()
     assert not stop.is_preempted()
+
+
+def test_an_echo_of_a_signal_that_was_heard_is_not_heard_by_who_listens_next() -> None:
+    heard: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with StopRequest().listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not heard
+        time.sleep(1.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, former)

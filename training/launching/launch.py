@@ -27,6 +27,7 @@ from training.engine.deepspeed_settings import inline
 from training.launching import announced
 from training.launching.answers import Summary, surroundings
 from training.launching.job import Job
+from training.launching.meeting import ended_by_signals
 from training.launching.settling import is_owing, settle
 from training.launching.stopping import die_with_parent
 from training.launching.under_processes import under_deepspeed, under_torchrun
@@ -64,8 +65,7 @@ def train(
     directory = RunDirectory.at(run_dir)
     opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
     leads = announced.rank() == 0  # under a launcher of the user's, one speaks for all
-    if leads:
-        directory.check(config, opened, resume=resume)
+    directory.check(config, opened, resume=resume, speaks=leads)  # by all, or the others would wait for it
     summary = None if directory.goes_back(config, resume) else directory.finished()
     if summary is not None:
         if leads:
@@ -155,7 +155,8 @@ def _fitting(config: RunConfig) -> Literal["local", "ray", "torchrun"]:
 
 
 def _here(job: Job) -> Summary:
-    from training.worker import work
+    with ended_by_signals():
+        from training.worker import work
 
     if announced.is_worker():
         die_with_parent()

@@ -1,0 +1,92 @@
+"""Tasks of an srun that do not come to train together: each one ends, soon and with a sentence."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra import storage
+from infra.errors import Stopped
+from pipelines.shards import ShardSet
+from tests.training import runs
+from training.data import open_data
+from training.launching.meeting import ended_by_signals
+from training.recipes import get_recipe
+from training.run_directory import RunDirectory
+
+NOBODY_COMES = """
+import datetime
+from training.engine import connection
+connection.MEETING_TIMEOUT = datetime.timedelta(seconds=1)
+connection.connect()
+"""
+
+
+def task(rank: int, port: int = 9) -> dict[str, str]:
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} | place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "is_finished", [False, pytest.param(True, marks=[pytest.mark.exhaustive, pytest.mark.faults])]
+)
+def test_what_the_first_task_refuses_all_refuse_alike(
+    token_set: ShardSet, run_dir: str, is_finished: bool
+) -> None:
+    """Or the others would wait for it where they meet."""
+    directory, config = RunDirectory.at(run_dir), get_recipe("gpt_tiny")
+    directory.begin(config, open_data(config, token_set.uri), resume="auto", attempt="first")
+    if is_finished:
+        storage.write_json(directory.result, {"steps_done": config.steps})
+    command = "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", "--seed=1"
+    tasks = [runs.start(*command, env=task(rank)) for rank in (0, 1)]
+    said = [process.communicate(timeout=60)[1] for process in tasks]
+    assert [process.returncode for process in tasks] == [2, 2]
+    assert all("seed" in each and len(each.splitlines()) == 1 for each in said), said
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_a_task_that_waits_for_the_others_heeds_a_signal(token_set: ShardSet, tmp_path: Path) -> None:
+    """It waits in torch's own code, where Python hears none."""
+    with socket.create_server(("127.0.0.1", 0)) as first:  # who accepts, and says nothing
+        first.settimeout(100)
+        place = f"--data={token_set.uri}", f"--run-dir={tmp_path}/run"
+        process = runs.start("gpt_tiny", *place, env=task(1, first.getsockname()[1]))
+        with first.accept()[0]:
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == Stopped.exit_code, err
+    assert time.monotonic() - began < 10.0
+    assert "stopped before the first step; repeat the command" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+@pytest.mark.exhaustive
+@pytest.mark.faults
+def test_a_task_that_nobody_meets_says_where_it_waited() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY_COMES], env=task(0, port=0), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert "worker 0 of 2 did not meet the others at 127.0.0.1:0 within 1 s" in done.stderr
+
+
+def test_a_signal_before_the_meeting_is_a_stop_and_after_it_means_what_it_did() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="before the first step"), ended_by_signals():
+        signal.raise_signal(signal.SIGTERM)
+    time.sleep(1.1)  # the backstop is gone, too
+    with ended_by_signals():
+        pass
+    assert signal.set_wakeup_fd(-1) == -1
+    signal.signal(signal.SIGTERM, before)
