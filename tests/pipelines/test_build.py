@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,6 +114,13 @@ def test_a_name_that_stands_for_another_file_is_refused_and_the_others_are_appen
     assert (without.refused, without.done_now) == ((), 0)
     assert without.manifest.fingerprint == fingerprint(out)
     assert shard_summary.outcome(without, str(out), 1.0).exit_code == 0
+
+
+def test_a_summary_names_a_thousand_of_the_files_that_were_passed_over_and_counts_all(out: Path) -> None:
+    names = [f"/videos/{number:04d}.txt" for number in range(1500)]
+    built = replace(build(video_job(out), sources(EARLY)), passed_over=names)
+    summary = shard_summary.outcome(built, str(out), 1.0).summary
+    assert (summary["passed_over"], summary["passed_over_files"]) == (1500, names[:1000])
 
 
 def changing(name: str) -> RunUnits:

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decode import Decoded, Decoder, read_frames
+from pipelines.spans import list_videos
 from tests.media import (
     MOVING,
     ffmpeg,
@@ -37,6 +38,29 @@ CODECS = {
 SLOW_TO_MAKE = ("av1.mkv", "vp9.webm")
 
 
+X264, MPEG2 = ("-c:v", "libx264", "-preset", "ultrafast"), ("-c:v", "mpeg2video")
+X265 = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none")
+BY_SUFFIX = {
+    **dict.fromkeys((".h264", ".264", ".avc"), (*X264, "-f", "h264")),
+    **dict.fromkeys((".hevc", ".h265", ".265"), (*X265, "-f", "hevc")),
+    **dict.fromkeys((".m2t", ".trp", ".tod"), (*X264, "-f", "mpegts")),
+    **dict.fromkeys((".mpv", ".mp2v"), (*MPEG2, "-f", "mpeg2video")),
+    ".apng": ("-f", "apng"),
+    ".dv": ("-s", "720x576", "-pix_fmt", "yuv420p"),
+    ".gxf": ("-s", "720x576", *MPEG2),
+    ".ivf": ("-c:v", "libvpx"),
+    ".jfif": ("-frames:v", "1", "-c:v", "mjpeg", "-f", "image2"),
+    ".jp2": ("-frames:v", "1"),
+    ".m2p": (*MPEG2, "-f", "vob"),
+    ".mk3d": (*X264, "-f", "matroska"),
+    ".nut": X264,
+    ".obu": ("-c:v", "libsvtav1", "-preset", "11", "-svtav1-params", "lp=1"),
+    ".qt": (*X264, "-f", "mov"),
+    ".wtv": MPEG2,
+}
+"""Suffixes that are seldom seen, and how such files come about."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("media")
@@ -56,6 +80,18 @@ def decode() -> Iterator[Callable[..., Decoded]]:
 
     yield run
     decoder.close()
+
+
+def test_a_seldom_seen_suffix_is_taken_from_a_folder_and_its_file_decoded(
+    tmp_path: Path, decode: Callable[..., Decoded]
+) -> None:
+    for suffix, options in BY_SUFFIX.items():
+        make_video(tmp_path / f"a{suffix}", seconds=0.4, options=options)
+    taken = {file.name.removeprefix("a") for file in list_videos([str(tmp_path)])}
+    assert taken == BY_SUFFIX.keys()
+    for path in tmp_path.iterdir():
+        decoded = decode(path)
+        assert (len(decoded.frames) >= 1, decoded.error) == (True, None), path
 
 
 @pytest.fixture(scope="module")
