@@ -3,18 +3,15 @@
 import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any, cast
 
 from infra.errors import ClusterError
 from infra.hashing import MIB
-from infra.signals import STOPPING
+from infra.signals import postponed
 
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 STDERR = 2
@@ -57,25 +54,17 @@ def _start_explained() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A signal is heard once Ray is there: half started it could not be ended. Ray puts a handler of its own
-    in the place of the caller's, which comes back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []
+    """A signal is heard once Ray is there: half started it could not be ended. Ray would put handlers of its
+    own in the place of the caller's, one of them before it starts, which exit without a word."""
+    import ray
 
-    def hear(number: int, _: FrameType | None) -> None:
-        heard.append(number)
-
-    before = {number: signal.signal(number, hear) for number in STOPPING}
+    rays_own = ray._private.utils.set_sigterm_handler
+    ray._private.utils.set_sigterm_handler = lambda _: None
     try:
-        yield
+        with postponed():
+            yield
     finally:
-        for number, handler in before.items():
-            if callable(handler) or signal.getsignal(number) is hear:
-                signal.signal(number, handler)
-    for first in heard[:1]:
-        signal.raise_signal(first)
+        ray._private.utils.set_sigterm_handler = rays_own
 
 
 def _expect_an_answer(address: str) -> None:

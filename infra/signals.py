@@ -1,17 +1,21 @@
-"""SIGTERM and SIGINT as a wish to stop: the first one is told, a second one exits at once."""
+"""What asks a process to stop: SIGTERM, SIGINT, and SIGHUP, as when a terminal is closed. The first one is
+told, a second one exits at once."""
 
+import errno
 import math
 import os
 import signal
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ECHO_SECONDS = 1.0
 """A terminal's Ctrl-C may reach a process once more through whoever started it: that is one signal."""
+STDOUT, STDERR = 1, 2
 
 Handler = Callable[[int, FrameType | None], None]
 Former = Handler | int | signal.Handlers | None
@@ -35,6 +39,8 @@ class FirstSignal:
     def hear(self, number: int, _: FrameType | None) -> None:
         if self._came_at is None:
             self._came_at = time.monotonic()
+            if number == signal.SIGHUP:
+                leave_closed_terminal()
             self._on_first()
         elif time.monotonic() - self._came_at > ECHO_SECONDS:
             os._exit(128 + number)
@@ -56,12 +62,29 @@ def heard_by(handler: Handler) -> Iterator[None]:
         came_at = time.monotonic()
         handler(number, frame)
 
-    before = {number: signal.signal(number, hear) for number in STOPPING}
+    before = {number: signal.signal(number, hear) for number in _heard()}
     try:
         yield
     finally:
         for number, former in before.items():
             signal.signal(number, _without_echo(former, came_at))
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """A signal that comes inside is heard at its end, by who would have heard it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _heard()}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+    for first in came[:1]:
+        signal.raise_signal(first)
 
 
 def _without_echo(former: Former, came_at: float) -> Former:
@@ -82,3 +105,20 @@ def hear_no_more() -> None:
     """For a process that ends because of a signal, with its exit code: another one would replace that."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
+
+
+def leave_closed_terminal() -> None:
+    """What is still said goes nowhere: to write to a terminal that is gone is an error, on the way out."""
+    for descriptor in (STDOUT, STDERR):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                with open(os.devnull, "wb") as nowhere:
+                    os.dup2(nowhere.fileno(), descriptor)
+
+
+def _heard() -> list[signal.Signals]:
+    """All but the SIGHUP that `nohup` keeps away: what it starts outlives the terminal."""
+    is_kept_away = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOPPING if not (number == signal.SIGHUP and is_kept_away)]

@@ -162,7 +162,10 @@ class DecodeLimits:
     """What a decoding child may use on one span before it is killed."""
 
     cpu_seconds: int = 300
-    memory_mb: int = 4096
+    memory_mb: int = 1280
+    """Address space of a child, of which there is one a core. Enough for 8K video of 10 bits and for pictures
+    of 100 megapixels; give more where rows say memory_limit, and have it: two cores stay below 4 GB with the
+    default."""
     attempts: int = 2
     """Tries of a span whose child was killed or crashed, before its row says so."""
     still_seconds: int = 30

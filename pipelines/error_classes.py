@@ -12,8 +12,8 @@ ERROR_CLASSES = {
     "unsupported": "no decoder of this build knows the video stream",
     "truncated": "the file was cut off before the part that is needed",
     "corrupt": "the video stream cannot be decoded, or is damaged",
-    "cpu_limit": "decoding used more CPU seconds than it may",
-    "memory_limit": "decoding needed more memory than it may use",
+    "cpu_limit": "decoding used more CPU seconds than it may (--limits.cpu-seconds)",
+    "memory_limit": "decoding needed more memory than it may use (--limits.memory-mb)",
     "decoder_crash": "the decoder crashed each time it was tried",
     "decoder_hang": "the decoder stood still without using the CPU",
 }

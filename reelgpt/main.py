@@ -13,12 +13,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import ReelgptError, Stopped, UsageError
 from infra.signals import hear_no_more
-from reelgpt.command import Command, Outcome
 from reelgpt.options import refuse_repeated
+from reelgpt.stopping import interruptible
+
+if TYPE_CHECKING:  # it is heavy, and a signal may come at once
+    from reelgpt.command import Command, Outcome
 
 COMMANDS = {
     "demo": ("Demo", "the whole journey, from real videos to a registered model and a report"),
@@ -44,7 +47,8 @@ PIPE_COLUMNS = 120
 
 def run() -> None:
     try:
-        code = main(_without_launchers_words(sys.argv[1:]))
+        with interruptible():
+            code = main(_without_launchers_words(sys.argv[1:]))
     except BrokenPipeError:  # nobody reads on, as in `reelgpt --help | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ReelgptError.exit_code
@@ -68,7 +72,9 @@ def main(args: Sequence[str]) -> int:
         return _show(parse(args[0], args[1:]).run(), as_json)
     except ReelgptError as error:
         return _refuse(error, as_json)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signal:
+        if signal.args:
+            return _refuse(Stopped("stopped by a signal; repeat the command to go on"), as_json)
         print("error: interrupted", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
 
@@ -95,7 +101,7 @@ def _overview() -> str:
     )
 
 
-def parse(name: str, args: Sequence[str]) -> Command:
+def parse(name: str, args: Sequence[str]) -> "Command":
     from infra.configs import check_finite
 
     command_class = _find(name)
@@ -142,7 +148,7 @@ def _sentence(box: str) -> str:
     return "; ".join(" ".join(part) for part in sections if part and not part[0].startswith(asides))
 
 
-def _show(outcome: Outcome, as_json: bool) -> int:
+def _show(outcome: "Outcome", as_json: bool) -> int:
     if as_json:
         _say(json.dumps(outcome.summary))
     elif outcome.text != "":

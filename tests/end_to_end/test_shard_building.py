@@ -24,7 +24,7 @@ from pipelines.checking.verify import verify
 from pipelines.config import ExtractConfig
 from pipelines.shards import ShardSet
 from pipelines.spans import list_videos
-from tests.faults.processes import none_left_behind
+from tests.faults.processes import family, none_left_behind, words_of
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -178,6 +178,28 @@ def test_a_signal_ends_a_build_in_order_and_the_repeated_one_ends_the_same(
     summary = reelgpt(*args)
     assert summary["done_before"] == done >= 3
     assert summary["fingerprint"] == ShardSet.open(str(frames)).manifest.fingerprint
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("way", ["a closed terminal", pytest.param("SIGTERM", marks=pytest.mark.exhaustive)])
+def test_a_signal_while_ray_starts_ends_a_build_in_order_too(way: str, videos: Path, tmp_path: Path) -> None:
+    terminal, its_end = os.openpty()
+    args = ["setsid", "--ctty", *command("extract", str(videos), "--out", str(tmp_path / "out"), *SETTINGS)]
+    with (
+        none_left_behind(),
+        subprocess.Popen(args, stdin=its_end, stdout=subprocess.PIPE, stderr=its_end, text=True) as run,
+    ):
+        os.close(its_end)
+        while not any("gcs_server" in words_of(one) for one in family(run.pid)):
+            assert run.poll() is None
+            time.sleep(0.02)
+        if way == "SIGTERM":
+            run.terminate()
+        else:
+            os.close(terminal)
+        said, _ = run.communicate(timeout=120)
+    assert json.loads(said.splitlines()[-1])["error"].startswith("stopped by a signal; every row")
+    assert run.returncode == Stopped.exit_code
 
 
 def num_span_files(out: Path) -> int:

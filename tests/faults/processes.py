@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -49,6 +50,27 @@ def family(pid: int) -> list[psutil.Process]:
 def kill(process: psutil.Process) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process.kill()
+
+
+def most_held_bytes(process: subprocess.Popen[bytes]) -> int:
+    """By it and its descendants at a time, until it ends; it never outlives this call."""
+    most = 0
+    try:
+        while process.poll() is None:
+            most = max(most, held_bytes(process.pid))
+            time.sleep(0.5)
+    finally:
+        process.kill()
+    return most
+
+
+def held_bytes(pid: int) -> int:
+    """Of a process and its descendants; a page that several share is shared out among them."""
+    held = 0
+    for one in (psutil.Process(pid), *family(pid)):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            held += one.memory_full_info().pss
+    return held
 
 
 def words_of(process: psutil.Process) -> str:

@@ -1,16 +1,11 @@
 """Three hours of video in one file: every span has its row, and memory does not grow with the length."""
 
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipelines.shards import ShardSet
-from tests.faults.processes import family, none_left_behind
+from tests.faults.processes import most_held_bytes, none_left_behind
 from tests.faults.runs import Run, summary_of
 from tests.media import make_video
 
@@ -18,17 +13,6 @@ HOURS = 3
 SECONDS = 600
 MOST_BYTES = 4e9
 SETTINGS = ("--sampling.fps", "2", "--num-cpus", "2")
-
-
-def held_bytes(process: subprocess.Popen[bytes]) -> int:
-    """Of a process and its descendants; a page that several share is shared out among them."""
-    held = 0
-    for one in (psutil.Process(process.pid), *family(process.pid)):
-        try:
-            held += one.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return held
 
 
 @pytest.mark.ray
@@ -44,15 +28,9 @@ def test_three_hours_become_codes_within_the_memory_of_minutes(tmp_path: Path, t
         name="tokenize", videos=str(video), out=str(tmp_path / "tokens"), tokenizer=tokenizer_bundle,
         settings=SETTINGS,
     )  # fmt: skip
-    log, most = tmp_path / "log", 0
+    log = tmp_path / "log"
     with none_left_behind(), run.start(log) as process:
-        try:
-            while process.poll() is None:
-                most = max(most, held_bytes(process))
-                time.sleep(0.5)
-        finally:
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
+        most = most_held_bytes(process)
     assert process.returncode == 0, log.read_text()
     assert most < MOST_BYTES, f"{most / 1e9:.2f} GB"
     clips = summary_of(log)["totals"]["clips"]

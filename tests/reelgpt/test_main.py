@@ -1,6 +1,8 @@
 """The front door: instant help and refusals, exit codes, JSON as the last line."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -190,6 +192,22 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_happens_in_a_command_becomes_the_exit_code(args: list[str], code: int) -> None:
     assert front_door.main(["echo", *args]) == code
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)]
+)
+def test_a_signal_at_the_very_start_is_one_sentence(number: signal.Signals, code: int) -> None:
+    program = (
+        "import os, sys, reelgpt.main as front_door\n"
+        f"front_door.parse = lambda *_: os.kill(os.getpid(), {int(number)})\n"
+        "assert 'rich' not in sys.modules, 'importing that takes a while, which a signal would interrupt'\n"
+        "front_door.run()"
+    )
+    args = [sys.executable, "-c", program, "verify", "out"]
+    done = subprocess.run(args, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.fullmatch(r"error: (stopped by a signal; repeat the command.*|interrupted)\n", done.stderr)
 
 
 @pytest.mark.usefixtures("echo")

@@ -36,6 +36,7 @@ def main() -> None:
 
 
 READ_AT_ONCE = 1 << 20
+TOO_LARGE = "decoding needs more memory than it may use (--limits.memory-mb)"
 DOUBTFUL = ("corrupt", "truncated", "not_media")
 """What a file seems to be, too, whose disk fails: demuxers take that for its end."""
 
@@ -119,7 +120,7 @@ class DecodingChild:
         except RefusedError as refusal:
             answer = {"error_class": refusal.error_class, "error": str(refusal)}
         except MemoryError:
-            answer = {"error_class": "memory_limit", "error": "decoding needs more memory than it may use"}
+            answer = {"error_class": "memory_limit", "error": TOO_LARGE}
         except av.error.FFmpegError as error:
             answer = {"error_class": "corrupt", "error": f"the video stream cannot be read: {error.strerror}"}
         return answer, np.zeros(0, np.uint8)
