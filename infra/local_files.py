@@ -80,17 +80,14 @@ def matching(pattern: str, root: str) -> Iterator[tuple[str, os.stat_result | No
     `root` is the folder that its fixed part ends with."""
     from fsspec.utils import glob_translate
 
-    parts = pattern.split("/")
-
-    def is_named(pattern: str, path: str) -> bool:
-        return re.match(glob_translate(pattern), path) is not None
+    parts, named = pattern.split("/"), re.compile(glob_translate(pattern))
 
     def may_hold_some(folder: str) -> bool:
         above = parts[: folder.count("/") + 1]
-        return "**" in above or (above != parts and is_named("/".join(above), folder))
+        return "**" in above or (above != parts and bool(re.match(glob_translate("/".join(above)), folder)))
 
     for path, state in walk(root.rstrip("/") or "/", may_hold_some):
-        if path.endswith("/") or is_named(pattern, path):
+        if path.endswith("/") or named.match(path):
             yield path, state
 
 

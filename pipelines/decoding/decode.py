@@ -127,8 +127,8 @@ class Decoder:
 
 def _unreadable_disk(file: IO[bytes], reason: str) -> str:
     return (
-        f"{file.name} cannot be read to its end on {socket.gethostname()}: {reason}; mend the disk, or fetch "
-        f"the file anew, and repeat the command"
+        f"{file.name} cannot be read to its end on {socket.gethostname()}: {reason}; mend the disk, fetch "
+        f"the file anew, or leave it out with --exclude, and repeat the command"
     )
 
 
