@@ -185,6 +185,35 @@ def test_spans_put_together_are_the_whole_where_key_frames_are_25_seconds_apart(
     np.testing.assert_array_equal(np.concatenate([part.frames for part in parts]), whole)
 
 
+@pytest.mark.parametrize("later", ["-1000", "1000"])
+@pytest.mark.parametrize("name", ["h264.ts", "mpeg2.mpg"])
+def test_files_joined_into_one_are_shown_one_after_the_other(
+    folder: Path, decode: Callable[..., Decoded], name: str, later: str
+) -> None:
+    first, second = (
+        make_video(
+            folder / f"{offset}-{name}",
+            source=f"testsrc2=size=64x64:rate=25{turned}",
+            options=(*CODECS[name], "-g", "10", "-output_ts_offset", offset),
+        )
+        for offset, turned in (("1000", ""), (str(1000 + int(later)), ",hflip"))
+    )
+    joined = folder / f"joined{later}-{name}"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    apart = np.concatenate([decode(path).frames for path in (first, second)])
+    parts = [decode(joined, start, end) for start, end in ((0.0, 2.0), (2.0, 4.0), (4.0, None))]
+    assert [part.error_class for part in parts] == [None] * 3
+    together = np.concatenate([part.frames for part in parts])
+    assert together.shape == apart.shape
+    assert np.abs(together.astype(int) - apart).mean(axis=(1, 2, 3)).max() < 9
+
+
+def test_frames_before_the_time_zero_are_shown_too(folder: Path, decode: Callable[..., Decoded]) -> None:
+    early = ("-output_ts_offset", "-1.5", "-avoid_negative_ts", "disabled", *CODECS["h264.ts"])
+    decoded = decode(make_video(folder / "early.mkv", options=early))
+    assert len(set(decoded.indices)) == 15
+
+
 @pytest.mark.parametrize("coder", ["libx264", "libx265"])
 def test_a_key_frame_with_frames_before_it_that_need_the_group_before_shows_the_right_ones(
     folder: Path, decode: Callable[..., Decoded], reference: np.ndarray, coder: str

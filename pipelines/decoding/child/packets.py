@@ -39,7 +39,7 @@ class Packets:
     first_pts: int = 0
     unit_seconds: float = 1.0
     keys: tuple[Key, ...] = ()
-    """In the order of the file. Empty where packets are not timed."""
+    """In the order of the file: those that have a timestamp."""
     have_jumps: bool = False
     """Whether timestamps jump, so that a seek by them may lead anywhere."""
     have_closed_groups: bool = False
@@ -61,7 +61,8 @@ class Packets:
         are_sound = not complaints.count()
         if not seen.pts or not seen.are_timed:
             num, rate = len(seen.durations), float(frame_rate(stream))
-            return cls(np.arange(num) / rate, num / rate, False, are_sound)
+            counted, keys = np.arange(num) / rate, tuple(seen.keys)
+            return cls(counted, num / rate, False, are_sound, keys=keys, have_jumps=timeline.has_jumped)
         times, ends_seconds = seen.in_order()
         return cls(
             times,

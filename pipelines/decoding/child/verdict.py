@@ -18,7 +18,8 @@ def fault(video: Video, sampled: Sampled, request: dict[str, Any]) -> tuple[str,
         return NOTHING_BEFORE_THE_CUT if video.is_cut_off else NOTHING_TO_DECODE
     promised = video.duration_seconds() if video.is_cut_off is not False else None
     due = min(promised or 0.0, promised or 0.0 if end is None else end)
-    if due - max(start, sampled.ends_seconds) >= ENDS_EARLY_SECONDS:
+    ends_early = due - max(start, sampled.ends_seconds) >= ENDS_EARLY_SECONDS
+    if ends_early and not video.packets.have_jumps:  # which a promise may count in
         sentence = f"the video ends at {sampled.ends_seconds:.1f} s, its container promises {promised:.1f} s"
         return "truncated", sentence
     if video.is_cut_off and end is None:
