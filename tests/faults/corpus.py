@@ -46,3 +46,11 @@ def flip_bits(data: bytes, seed: str, *, count: int) -> bytes:
     for _ in range(count):
         flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
     return bytes(flipped)
+
+
+def damage_pictures(path: Path, seed: str, *, count: int) -> None:
+    """Flips bits between the file's first and last tenth, where no container keeps its index."""
+    data = path.read_bytes()
+    tenth = len(data) // 10
+    middle = flip_bits(data[tenth : 9 * tenth], seed, count=count)
+    path.write_bytes(data[:tenth] + middle + data[9 * tenth :])

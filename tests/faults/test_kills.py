@@ -13,7 +13,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.checking import deep
+from pipelines.shards import ShardSet
 from tests.clusters import two_node_cluster
+from tests.faults.corpus import damage_pictures
 from tests.faults.matrix import SEED, all_with_a_sample
 from tests.faults.processes import family, kill, none_left_behind, words_of
 from tests.faults.runs import SECONDS, Content, Run, make_videos
@@ -36,13 +39,19 @@ CASES = (
     *(f"extract: {kind}" for kind in ("decoding child", "worker", "driver")),
     *(f"tokenize: {kind}" for kind in ("decoding child", "actor", "raylet", "driver", "machine")),
 )
+DAMAGED = {"0.mp4": 4, "1.webm": 8, "3.avi": 4}
+"""Of the videos, and how many of their bits are flipped."""
 SURVIVED = ("decoding child", "worker", "actor")
 """Of these a run has spare ones."""
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_videos(tmp_path_factory.mktemp("videos"))
+    """Half of them damaged."""
+    folder = make_videos(tmp_path_factory.mktemp("videos"))
+    for name, count in DAMAGED.items():
+        damage_pictures(folder / name, name, count=count)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +66,7 @@ def undisturbed(
             run = Run(name=name, videos=str(videos), out=str(folder / name), tokenizer=tokenizer_bundle)
             run.finish(folder / f"{name}.log")
             known[name] = run, Content.of(run.out)
+            assert any(span["error_class"] == "corrupt" for span in known[name][1].spans)
         return known[name]
 
     return of
@@ -81,6 +91,8 @@ def test_a_run_of_which_a_process_is_killed_ends_as_if_nothing_had_been(
     assert (code == 0) == (summary["done_before"] == summary["units"])
     assert summary["done_before"] + summary["done_now"] == summary["units"] == len(content.spans)
     assert Content.of(run.out) == content
+    if name == "extract":
+        assert deep.compare(ShardSet.open(run.out), num_clips=1000, seed=0).problems == []
 
 
 @pytest.mark.exhaustive
