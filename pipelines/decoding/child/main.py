@@ -1,8 +1,8 @@
 """The loop of the child: one request after another, about one open file at a time, until it is killed.
 
-decord decodes the containers in which its seeks are exact; PyAV decodes the others (decord is a whole group
-of pictures off in MPEG-PS, MPEG-TS and WMV) and what decord refuses with an error. Which one served is in the
-answer. The last file stays open for the next span of it.
+decord decodes what it shows as PyAV does, damaged or not; PyAV decodes everything else, and each span of
+which decord or its codec complains. Which one served is in the answer, and nothing else in it depends on that.
+The last file stays open for the next span of it.
 """
 
 import contextlib

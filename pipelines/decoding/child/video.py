@@ -24,7 +24,7 @@ INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif"}
 """Containers in which a seek leads where it should."""
 DECORDS_CODECS = {"h264", "mpeg4", "mjpeg", "gif"}
 """Of others a damaged picture that no decoder complains of need not be the same for both: VP8 shows what
-decord's threads leave behind in buffers, in an order of their own, and HEVC depends on FFmpeg's version."""
+decord's threads leave behind in buffers, in an order of their own, and of HEVC the two libraries differ."""
 MOST_SECONDS_A_FRAME = 60.0
 """A timeline with fewer frames than this is a broken one."""
 NOTHING_TO_DECODE = ("corrupt", "not one frame of the video stream can be decoded")

@@ -1,8 +1,8 @@
-"""decord, for the containers in which its seeks are exact, as long as it neither refuses nor complains.
+"""decord, where it shows of a damaged file what PyAV shows, as long as it neither refuses nor complains.
 
-decord reads ahead in a thread of its own, so that what it trips over may lie behind the span or not, as it
-comes. Nothing is therefore concluded from its complaints but that PyAV, which reads no packet too many, is
-asked instead; the pictures are the same.
+decord reads ahead in a thread of its own: what it trips over behind a span is said before the answer or after,
+as it comes; what lies before a picture shown, always before. Nothing is therefore concluded from complaints but
+that PyAV is asked instead, which tells the two apart; the pictures are the same.
 """
 
 from typing import Any
