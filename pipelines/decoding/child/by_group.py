@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import av
 import numpy as np
 
+from pipelines.decoding.child.beginning import packets_from
 from pipelines.decoding.child.complaints import Complaints
-from pipelines.decoding.child.packets import Key, Packets, packets_of
+from pipelines.decoding.child.packets import Packets
 from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, numbers_shown
 from pipelines.decoding.child.shapes import Converter, Shape
 from pipelines.decoding.child.video import Video, decoded
@@ -49,37 +49,21 @@ def _by_group(numbers: np.ndarray, packets: Packets) -> dict[int, list[int]]:
 
 
 def _groups(video: Video, first: int) -> Iterator[tuple[int, Any, Iterator[Any]]]:
-    """From the group `first` on: its number, the stream, and its packets; from an earlier one where the
-    container seeks badly."""
-    groups_of_keys = {key.shown: group for group, key in enumerate(video.packets.keys)}
-    for seeks in (True, False) if first else (False,):
-        with video.opened() as (container, stream):
-            if seeks and not _seek(container, stream, video.packets.keys[first]):
-                continue
-            group = -1
+    """From the group `first` on: its number, the stream, and its packets."""
+    keys = video.packets.keys
+    groups = {key.shown: group for group, key in enumerate(keys)}
+    with packets_from(video, keys[first] if first else None) as (stream, packets):
+        group = first
 
-            def group_of(packet: Any) -> int:
-                nonlocal group
-                if packet.is_keyframe:
-                    group = groups_of_keys.get(packet.pts, group)
-                return group
+        def group_of(packet: Any) -> int:
+            nonlocal group
+            if packet.is_keyframe:
+                group = groups.get(packet.pts, group)
+            return group
 
-            coded = itertools.takewhile(lambda packet: packet.size, packets_of(container, [stream]))
-            for number, members in itertools.groupby(coded, group_of):
-                if seeks and number > first:
-                    break
-                seeks = seeks and number != first
-                yield number, stream, members
-            if not seeks:
-                return
-
-
-def _seek(container: Any, stream: Any, key: Key) -> bool:
-    try:
-        container.seek(min(key.shown, key.decoded), stream=stream)
-    except av.error.FFmpegError:
-        return False
-    return True
+        coded = itertools.takewhile(lambda packet: packet.size, packets)
+        for number, members in itertools.groupby(coded, group_of):
+            yield number, stream, members
 
 
 class _Frames:

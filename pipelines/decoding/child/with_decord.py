@@ -1,8 +1,8 @@
 """decord, where it shows of a damaged file what PyAV shows, as long as it neither refuses nor complains.
 
-decord reads ahead in a thread of its own: what it trips over behind a span is said before the answer or after,
-as it comes; what lies before a picture shown, always before. Nothing is therefore concluded from complaints but
-that PyAV is asked instead, which tells the two apart; the pictures are the same.
+decord reads ahead in a thread of its own: what it trips over behind a span is said before the answer or
+after, as it comes; what lies before a picture shown, always before. Nothing is therefore concluded from
+complaints but that PyAV is asked instead, which tells the two apart; the pictures are the same.
 """
 
 from typing import Any
