@@ -1,5 +1,8 @@
 """When a step counts as hung, and who is said to be missing; whole runs that hang: `test_launchers.py`."""
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -85,6 +88,28 @@ def test_an_alarm_that_cannot_be_written_is_tried_again(
     told = capfd.readouterr().err
     assert told.count("the watchdog cannot use") == 1
     assert "most recent call first" not in told  # stacks come with a verdict
+
+
+HOLDING_THE_LOCK = """
+import ctypes
+from training.configs.watchdog import WatchdogConfig
+from training.launching.watchdog import Watchdog
+config = WatchdogConfig(floor_seconds=0.2, grace_seconds=0.4)
+with Watchdog(config, "hangs", rank=0, world_size=2, speaks=False).watching():
+    ctypes.PyDLL(None).sleep(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_whose_library_holds_the_interpreter_shows_its_stack(tmp_path: Path) -> None:
+    """No thread of its own can: the others would say no more than that it gives no sign."""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", HOLDING_THE_LOCK]
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "most recent call first" in done.stderr
+    assert 'File "<string>", line 7 in <module>' in done.stderr
 
 
 def test_a_floor_above_the_grace_is_refused() -> None:

@@ -7,6 +7,9 @@ answer is not there.
     hangs/5c1f20ab/rank-00001.txt   its threads' stacks
     hangs/5c1f20ab/rank-00001.json  where it was
     hangs/5c1f20ab/verdict.json     the error
+
+Where a library holds the interpreter's lock, no thread of Python answers, and the others say that this rank
+gives no sign: its stack is then written by faulthandler's own thread, to stderr.
 """
 
 import contextlib
@@ -35,6 +38,9 @@ FIRST_STEPS = 3
 REMEMBERED_STEPS = 100
 ANSWER_SECONDS = 5.0
 """For the other ranks to answer an alarm, beside the time between two looks."""
+TIMER_SLACK_SECONDS = 1.0
+"""For a watchdog that is kept waiting for a processor or a disk: it comes late, and is no sign of a hang."""
+LONGEST_TIMER_SECONDS = 1e6
 WAITING = re.compile(r"torch/distributed/|deepspeed/comm/|training/ranks\.py$")
 """Files in which one waits for other ranks."""
 
@@ -104,23 +110,34 @@ class Watchdog:
     @contextmanager
     def watching(self) -> Iterator[Pulse]:
         thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._arm()
         thread.start()
         try:
             yield self.pulse
         finally:
             self._ended.set()
             thread.join()
+            faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
         """A disk that is full, or away for a while, does not end the watch: the next look tries again."""
         said = ""
         while not self._ended.wait(self._poll_seconds):
+            self._arm()
             try:
                 self._look()
             except (OSError, StorageError) as error:
                 if str(error) != said:
                     said = str(error)
                     _say(f"the watchdog cannot use {self._folder}, and tries again: {error}")
+
+    def _arm(self) -> None:
+        """Sets the timer that goes off where nobody comes here again before the step is late.
+
+        It ends nothing: it cannot tell a process that hangs from one that was stopped for a while.
+        """
+        left = max(0.0, self.pulse.limit - self.pulse.seconds) + 2 * self._poll_seconds + TIMER_SLACK_SECONDS
+        faulthandler.dump_traceback_later(min(left, LONGEST_TIMER_SECONDS), file=sys.__stderr__ or 2)
 
     def _look(self) -> None:
         is_late = self.pulse.seconds > self.pulse.limit
