@@ -27,7 +27,7 @@ from training.launching.stopping import die_with_parent
 from training.run_directory import RunDirectory
 from training.saving import manifest
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.005
 KEPT_CHECKPOINTS = 8
 """So many that the one that the kill waits for outlasts several looks, however short the steps are."""
 PAUSED = Stopped.exit_code

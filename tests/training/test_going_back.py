@@ -203,3 +203,4 @@ def test_a_run_killed_after_it_went_back_goes_on_from_its_own_steps(bench: Bench
     summary = bench.run(run_dir, keep_all, "--resume=3")
     assert summary["resumed_from"] == newest
     faults.require_same(run_dir, summary, expected)
+    assert bench.run(run_dir, keep_all, "--resume=3")["was_finished"]

@@ -121,3 +121,19 @@ def test_on_another_topology_it_agrees_within_what_is_stated(token_set: ShardSet
     assert 0.0 <= losses["difference"] < losses["tolerance"] == 1e-4
     assert 0.0 <= weights["difference"] < weights["tolerance"] == 1e-3
     assert samples["difference"] == 0.0
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.exhaustive
+@pytest.mark.timeout(400)
+def test_where_the_kill_came_too_late_the_run_is_told_to_go_back(
+    token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that are so short that all are done before anybody looks."""
+    monkeypatch.setattr("training.verify_resume.POLL_SECONDS", 30.0)
+    outcome = verify(token_set, tmp_path / "run", "2")
+    assert outcome.exit_code == 0
+    assert outcome.summary["killed_after"] == runs.STEPS
+    assert (outcome.summary["resume"], outcome.summary["resumed_from"]) == ("2", 2)
