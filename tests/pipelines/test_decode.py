@@ -310,6 +310,21 @@ def test_pixels_that_are_not_square_are_made_so(folder: Path, decode: Callable[.
     assert difference < 9
 
 
+@pytest.mark.parametrize("ratio", ["100/1", "1/100"])
+def test_pixels_so_long_that_one_is_wider_than_what_is_shown_are_shown(
+    folder: Path, decode: Callable[..., Decoded], ratio: str
+) -> None:
+    path = make_video(
+        folder / f"sar{ratio[:3].replace('/', '-')}.mp4",
+        source=f"color=red:size=160x120:rate=25,setsar={ratio}",
+        options=("-c:v", "libx264"),
+    )
+    decoded = decode(path)
+    assert decoded.error_class is None
+    assert decoded.frames.shape == (15, 96, 96, 3)
+    assert np.abs(decoded.frames - np.array([254, 0, 0])).max() < 9
+
+
 @pytest.mark.parametrize("source", ["testsrc2=size=320x180:rate=25", "testsrc2=size=120x240:rate=25"])
 def test_a_source_goes_to_the_size_nearest_in_aspect_ratio_and_covers_it(folder: Path, source: str) -> None:
     path = make_video(folder / f"{source[14:21]}.mp4", source=source, seconds=1)

@@ -91,12 +91,19 @@ class Converter:
             )
         ]
         if shape.precrop is not None:
-            nodes.append(graph.add("crop", "{}:{}".format(*shape.precrop)))
+            nodes.append(graph.add("crop", _cropping(frame.format, *shape.precrop)))
         nodes += [graph.add("transpose", turn) for turn in TURNS[shape.quarter_turns]]
         nodes += [graph.add("scale", f"{shape.width}:{shape.height}"), graph.add("format", "rgb24")]
         graph.link_nodes(*nodes, graph.add("buffersink"))
         graph.configure()
         return graph
+
+
+def _cropping(pixels: Any, width: int, height: int) -> str:
+    """The filter leaves whole samples of chroma, of several pixels each, unless that would be none."""
+    least = 16 // pixels.chroma_width(16), 16 // pixels.chroma_height(16)
+    is_exact = width < least[0] or height < least[1]
+    return f"{width}:{height}:exact={int(is_exact)}"
 
 
 def _nearest_in_aspect(sizes: list[tuple[int, int]], aspect: float) -> tuple[int, int]:
