@@ -273,6 +273,36 @@ def test_a_file_that_lacks_its_last_bytes_is_truncated(
     assert decode(path).error_class == "truncated"
 
 
+FRAGMENTS = ("-c:v", "libx264", "-g", "25", "-movflags")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ends_behind"),
+    [
+        ("indexed.mp4", (*FRAGMENTS, "+frag_keyframe+empty_moov+default_base_moof+global_sidx"), b"moof"),
+        ("headed.mp4", (*FRAGMENTS, "+frag_keyframe+empty_moov"), b"mdat"),
+        ("plain.y4m", (), None),
+        ("colourful.y4m", ("-pix_fmt", "yuv444p"), None),
+        ("tape.dv", ("-s", "720x576"), None),
+    ],
+)
+def test_a_file_that_ends_between_its_parts_or_within_a_frame_is_truncated(
+    folder: Path,
+    decode: Callable[..., Decoded],
+    name: str,
+    options: tuple[str, ...],
+    ends_behind: bytes | None,
+) -> None:
+    path = make_video(folder / name, seconds=2, options=options)
+    data = path.read_bytes()
+    assert (decode(path).error_class, len(decode(path).frames)) == (None, 10)
+    cut = data.rindex(ends_behind) - 4 if ends_behind else len(data) * 2 // 3 + 1
+    path.write_bytes(data[:cut])
+    decoded = decode(path)
+    assert decoded.error_class == "truncated"
+    assert 0 < len(decoded.frames) < 10
+
+
 @pytest.mark.parametrize("name", ["turned.mp4", "turned.mov"])
 def test_a_turned_video_comes_upright(
     folder: Path, decode: Callable[..., Decoded], reference: np.ndarray, name: str

@@ -7,6 +7,8 @@ from typing import BinaryIO
 ENDS_WITHIN = 1 << 16
 """Bytes at the end of a file in which its last page or chunk begins."""
 BOX_HEADER, LONG_BOX_HEADER = 8, 16
+SIDX_REFERENCE, SIDX_LENGTH = 12, (1 << 31) - 1
+"""Bytes of an entry, and the bits of its first four that are a length."""
 TAG_HEADER = 11
 """Bytes of an FLV tag before its data."""
 OGG_HEADER, OGG_LAST_PAGE = 27, 4
@@ -14,6 +16,11 @@ EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 START_CODE, PACK, PROGRAM_END = b"\0\0\1", b"\0\0\1\xba", b"\0\0\1\xb9"
 JPEG_END = b"\xff\xd9"
 PNG_END = 8
+Y4M_FRAME = b"FRAME\n"
+Y4M_SAMPLES = {b"420": (2, 2), b"411": (4, 1), b"422": (2, 1), b"444": (1, 1)}
+"""Pixels across and down that share a sample of either chroma."""
+DV_FRAMES = (120_000, 144_000)
+"""Bytes of a frame at 60 and at 50 fields a second; the better formats have multiples of it."""
 PES_HEADER, MPEG1_PACK_HEADER, MPEG2_PACK_HEADER = 6, 12, 14
 
 
@@ -27,11 +34,13 @@ def is_cut_off(path: str, container: str) -> bool | None:
 
 
 def _mp4(file: BinaryIO, size: int) -> bool | None:
-    """Boxes follow each other up to the end of the file."""
-    position = 0
+    """Boxes follow each other up to the end of the file, and none speaks of others that are not there: an
+    index of fragments (`sidx`), or the head of one (`moof`)."""
+    position, indexed, name = 0, 0, b""
     while position + BOX_HEADER <= size:
         file.seek(position)
         head = file.read(LONG_BOX_HEADER)
+        name = head[4:8]
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
@@ -40,7 +49,22 @@ def _mp4(file: BinaryIO, size: int) -> bool | None:
         if length < BOX_HEADER:
             return None  # no box: something else was written behind
         position += length
-    return position > size
+        if name == b"sidx":
+            file.seek(position - length + BOX_HEADER)
+            indexed = max(
+                indexed, position + _indexed_bytes(file.read(min(length - BOX_HEADER, ENDS_WITHIN)))
+            )
+    return max(position, indexed) > size or name == b"moof"
+
+
+def _indexed_bytes(sidx: bytes) -> int:
+    """Behind the index of fragments that this is, how far they go; of the box without its header."""
+    is_long, references = sidx[:1] != b"\0", sidx[32:] if sidx[:1] != b"\0" else sidx[24:]
+    first = int.from_bytes(sidx[20:28] if is_long else sidx[16:20], "big")
+    lengths = (
+        references[at : at + 4] for at in range(0, len(references) - SIDX_REFERENCE + 1, SIDX_REFERENCE)
+    )
+    return first + sum(int.from_bytes(length, "big") & SIDX_LENGTH for length in lengths)
 
 
 def _matroska(file: BinaryIO, size: int) -> bool | None:
@@ -132,6 +156,39 @@ def _mpeg_bytes(head: bytes) -> int:
     return MPEG2_PACK_HEADER + (head[13] & 7) if head[4] >> 6 == 1 else MPEG1_PACK_HEADER
 
 
+def _y4m(file: BinaryIO, size: int) -> bool | None:
+    """After a line of text, frames of one length."""
+    file.seek(0)
+    line, _, _ = file.read(1 << 12).partition(b"\n")
+    frame = _y4m_bytes({field[:1]: field[1:] for field in line.split()[1:]})
+    if frame is None:
+        return None
+    whole, rest = divmod(size - len(line) - 1, len(Y4M_FRAME) + frame)
+    file.seek(size - rest - len(Y4M_FRAME) - frame)
+    is_regular = whole > 0 and file.read(len(Y4M_FRAME)) == Y4M_FRAME
+    return rest != 0 if is_regular else None
+
+
+def _y4m_bytes(fields: dict[bytes, bytes]) -> int | None:
+    """Of a frame with 8 bits a sample; None for others."""
+    colours = fields.get(b"C", b"420jpeg")
+    shared = Y4M_SAMPLES.get(colours.removesuffix(b"jpeg").removesuffix(b"mpeg2").removesuffix(b"paldv"))
+    try:
+        width, height = int(fields[b"W"]), int(fields[b"H"])
+    except (KeyError, ValueError):
+        return None
+    if colours == b"mono":
+        return width * height
+    return None if shared is None else width * height + 2 * (-(-width // shared[0]) * -(-height // shared[1]))
+
+
+def _dv(file: BinaryIO, size: int) -> bool | None:
+    """Frames of one length, which the fourth byte tells."""
+    file.seek(0)
+    head = file.read(4)
+    return size % DV_FRAMES[head[3] >> 7] != 0 if len(head) == 4 else True
+
+
 def _gif(file: BinaryIO, size: int) -> bool | None:
     return not _end(file, size).rstrip(b"\0").endswith(b";")
 
@@ -159,6 +216,8 @@ CHECKS: dict[str, Callable[[BinaryIO, int], bool | None]] = {
     "ogg": _ogg,
     "mpegts": _mpegts,
     "mpeg": _mpeg,
+    "yuv4mpegpipe": _y4m,
+    "dv": _dv,
     "gif": _gif,
     "png_pipe": _png,
     "apng": _png,
