@@ -92,7 +92,9 @@ def settings_of(config: RunConfig, world_size: int) -> dict[str, Any]:
     given = config.engine.deepspeed_config
     read = {} if given is None else _read(given)
     if found := list(faults(read)):
-        raise ConfigError(f"engine.deepspeed_config is nothing that DeepSpeed takes: {'; '.join(found)}")
+        raise ConfigError(
+            f"engine.deepspeed_config is nothing that DeepSpeed takes: {'; '.join(found)}; correct those keys"
+        )
     theirs = _without_auto(read)
     if conflicts := list(_conflicts(ours, theirs)):
         raise ConfigError(
