@@ -41,7 +41,7 @@ def derive(job: DeriveJob, on_progress: OnProgress) -> Built:
         units = base.manifest.spans.rows
         if there and there.manifest.recipe_id == recipe.recipe_id:
             on_progress(units, units, "")
-            return Built(manifest=there.manifest, units=units, done_before=units, done_now=0, seconds=0.0)
+            return Built(manifest=there.manifest, units=units, done_before=units, done_now=0)
         on_progress(units, units, "packing")
         spans = _of_sources(base.spans(), sources)
         parts = Parts(

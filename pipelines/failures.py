@@ -4,6 +4,7 @@ A try takes the settings from the set itself. Rows with the error are forgotten 
 killed and repeated goes on; until the new manifest is there, the old set is whole.
 """
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -56,7 +57,7 @@ def _rows_so_far(out: str) -> pa.Table:
 
 def retry(job: RetryJob, on_progress: OnProgress) -> Built | None:
     """Does the spans of a class again and seals the set anew; None where it has no such span."""
-    shard_set = ShardSet.open(job.shards)
+    started, shard_set = time.perf_counter(), ShardSet.open(job.shards)
     manifest = shard_set.manifest
     _check(job, manifest)
     failed = failures_of(job.shards)
@@ -71,7 +72,8 @@ def retry(job: RetryJob, on_progress: OnProgress) -> Built | None:
         work = retry_work(shard_set, settings, failed, job.tokenizer)
         records.forget(work.place, set(failed.column("span_id").to_pylist()), job.error_class)
         run = run_on_videos(stack, config, job.tokenizer, job.resources)
-        return complete(work, run, lease, on_progress)
+        built = complete(work, run, lease, on_progress)
+    return replace(built, seconds=time.perf_counter() - started)
 
 
 def _check(job: RetryJob, manifest: Manifest) -> None:

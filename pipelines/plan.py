@@ -26,6 +26,8 @@ from pipelines.shards import Kind, clip_schema
 from pipelines.spans import Span, list_videos, span_table
 
 SECONDS_PER_HOUR = 3600
+START_SECONDS = 15
+"""Of a command beside its work: Ray, its workers with what they import, and the sealing."""
 Row = dict[str, Any]
 
 
@@ -166,7 +168,8 @@ def _scaled(probed: list[Probed], hours: float, job: PlanJob) -> dict[str, Any]:
         "tokenize_hours": tokenizing,
         "tokenize_device": device,
         "num_cpus": job.num_cpus,
-        "wall_hours": max(busy),
+        "wall_hours": START_SECONDS / SECONDS_PER_HOUR + max(busy),
+        "start_seconds": START_SECONDS,
         "relative_error": _relative_error(probed, rows),
         "probed_spans": len(probed),
         "failed_spans": sum(1 for row in rows if row["outcome"] == "failed"),

@@ -66,7 +66,9 @@ def _table(facts: dict[str, Any]) -> Table:
         unit = "GPU" if facts["tokenize_device"] == "cuda" else "CPU"
         table.add_row("tokenizing", f"about {facts['tokenize_hours']:,.3g} {unit} hours")
     table.add_row(
-        "hours to wait", f"about {facts['wall_hours']:,.3g} on {facts['num_cpus']} cores like these"
+        "hours to wait",
+        f"about {facts['wall_hours']:,.3g} on {facts['num_cpus']} cores like these, with "
+        f"{facts['start_seconds']} s for the start",
     )
     return table
 

@@ -5,6 +5,7 @@ pack. Repeating it after anything goes on from there; repeating a sealed one doe
 appends.
 """
 
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -27,6 +28,7 @@ from pipelines.spans import find_videos
 
 
 def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
+    started = time.perf_counter()
     listing = find_videos(job.videos, job.exclude)
     files = listing.files
     out, settings = storage.absolute(job.out), claim.video_settings(job)
@@ -39,11 +41,11 @@ def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
         )
         run = run_on_videos(stack, job.config, job.tokenizer, job.resources)
         built = complete(video_work(job, out, settings, given), run, lease, on_progress)
-    return replace(built, passed_over=listing.passed_over)
+    return replace(built, passed_over=listing.passed_over, seconds=time.perf_counter() - started)
 
 
 def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:
-    frames = _frames_to_tokenize(job)
+    started, frames = time.perf_counter(), _frames_to_tokenize(job)
     out, settings = storage.absolute(job.out), claim.frame_settings(job, frames.manifest)
     with ExitStack() as stack:
         lease = take(stack, out, settings, redo=job.redo, lineage=_lineage(out, frames))
@@ -55,7 +57,8 @@ def build_from_frames(job: FramesJob, on_progress: OnProgress) -> Built:
             )
             return devices
 
-        return complete(frame_work(job, out, settings, frames), run, lease, on_progress)
+        built = complete(frame_work(job, out, settings, frames), run, lease, on_progress)
+    return replace(built, seconds=time.perf_counter() - started)
 
 
 def run_on_videos(

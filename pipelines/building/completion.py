@@ -1,6 +1,5 @@
 """From what is done already to what is sealed: the units that have no row are done, then all is packed."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -30,7 +29,7 @@ what there was to do it with, where its pace is of interest."""
 
 def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -> Built:
     """Does the units without a row, then seals; does nothing where all that is asked for is sealed."""
-    started, units = time.perf_counter(), work.units.num_rows
+    units = work.units.num_rows
     if work.there and work.is_sealed():
         on_progress(units, units, "")
         return _built(work, work.there.manifest, done_before=units)
@@ -48,8 +47,7 @@ def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -
     if pace is not None:
         record(work.out, pace)
     on_progress(units, units, "")
-    seconds = time.perf_counter() - started
-    return _built(work, manifest, done_before=done_before, seconds=seconds, pace=pace)
+    return _built(work, manifest, done_before=done_before, pace=pace)
 
 
 def _run(
@@ -96,16 +94,13 @@ def _what_is_left(reasons: dict[str, str]) -> str:
     )
 
 
-def _built(
-    work: Work, manifest: Manifest, *, done_before: int, seconds: float = 0.0, pace: Pace | None = None
-) -> Built:
+def _built(work: Work, manifest: Manifest, *, done_before: int, pace: Pace | None = None) -> Built:
     units = work.units.num_rows
     return Built(
         manifest=manifest,
         units=units,
         done_before=done_before,
         done_now=units - done_before,
-        seconds=seconds,
         pace=pace,
         sources_kept=work.sources_kept,
         refused=work.refused,

@@ -29,7 +29,8 @@ class Built:
     done_before: int
     """Units that had a row when the command started."""
     done_now: int
-    seconds: float
+    seconds: float = 0.0
+    """From the listing of the videos to the end, with the start of Ray."""
     pace: Pace | None = None
     """How fast the units went that this command did; None where there was none to do."""
     sources_kept: int = 0

@@ -79,7 +79,9 @@ def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
     expected, damaged = make_bad_files(folder), make_damaged_files(folder)
     make_video(folder / "good.mp4")
     make_still(folder / "still.png")
+    began = time.monotonic()
     summary = reelgpt("extract", str(folder), "--out", str(out), expect=OVER_BUDGET)
+    assert summary["seconds"] > (time.monotonic() - began) / 2, "the start of Ray is left out"
     spans = {row["source"]: row for row in ShardSet.open(str(out)).spans().to_pylist()}
     assert {name: spans[name]["error_class"] for name in expected} == expected
     assert {name: spans[name]["error_class"] for name in damaged} == damaged
