@@ -33,7 +33,7 @@ def test_frames_grow_and_their_codes_with_them_and_what_failed_is_tried_again(
     extract = ("extract", str(videos), "--out", frames, *SETTINGS, "--num-cpus", "2")
     tokenize = ("tokenize", frames, "--tokenizer", tokenizer_bundle, "--out", tokens, "--num-cpus", "2")
     first = (reelgpt(*extract), reelgpt(*tokenize))
-    heavy = "testsrc2=size=3840x2160:rate=60"
+    heavy = "testsrc2=size=3840x2160:rate=120"
     make_video(videos / "2.mp4", seconds=3)
     make_video(videos / "heavy.mp4", seconds=3, source=heavy, options=("-preset", "ultrafast"))
     grown = reelgpt(*extract, *TOO_LITTLE, "--max-failed", "1")
@@ -43,10 +43,10 @@ def test_frames_grow_and_their_codes_with_them_and_what_failed_is_tried_again(
     assert {row["source"] for row in failed["failures"]} == {"heavy.mp4"}
     tokens_grown = reelgpt(*tokenize)
     assert tokens_grown["done_before"] == first[1]["units"]
-    retried = reelgpt("failures", frames, "--retry", "cpu_limit", "--limits.cpu-seconds", "300")
+    retried = reelgpt("failures", frames, "--retry", "cpu_limit", "--limits.cpu-seconds", "200")
     assert retried["retried"] == failed["classes"]["cpu_limit"]
     assert retried["totals"]["failed"] == {}
-    assert reelgpt(*extract, "--limits.cpu-seconds", "300")["done_now"] == 0
+    assert reelgpt(*extract, "--limits.cpu-seconds", "200")["done_now"] == 0
     split = {row["name"]: row["split"] for row in ShardSet.open(frames).sources().to_pylist()}
     held = [name for name, side in split.items() if side == "validation"]
     fresh = ("extract", str(videos), "--out", str(tmp_path / "fresh"), *SETTINGS, "--validation", *held)
