@@ -82,6 +82,7 @@ def decode() -> Iterator[Callable[..., Decoded]]:
     decoder.close()
 
 
+@pytest.mark.slow
 def test_a_seldom_seen_suffix_is_taken_from_a_folder_and_its_file_decoded(
     tmp_path: Path, decode: Callable[..., Decoded]
 ) -> None:
@@ -187,6 +188,7 @@ def test_spans_put_together_are_the_whole_where_key_frames_are_25_seconds_apart(
 
 @pytest.mark.parametrize("later", ["-1000", "1000"])
 @pytest.mark.parametrize("name", ["h264.ts", "mpeg2.mpg"])
+@pytest.mark.slow
 def test_files_joined_into_one_are_shown_one_after_the_other(
     folder: Path, decode: Callable[..., Decoded], name: str, later: str
 ) -> None:

@@ -183,6 +183,7 @@ def test_two_rows_of_a_span_may_differ_in_their_timings_alone(tmp_path: Path, se
         RowOrigin(place_of(again), UNITS, "tokens", RECIPE.filters)
 
 
+@pytest.mark.slow
 def test_rows_of_a_damaged_span_that_disagree_cost_no_output_and_one_is_chosen_whatever_their_order(
     tmp_path: Path,
 ) -> None:

@@ -15,6 +15,7 @@ from tests.pipelines.conftest import CONFIG
 
 
 @pytest.mark.parametrize("kind", ["frames", "tokens"])
+@pytest.mark.slow
 def test_a_plan_from_all_spans_is_what_came_of_them(made: Path, bundle: str, kind: str) -> None:
     planned = PlanTokenize(
         videos=(str(made / "videos"),),
