@@ -73,6 +73,9 @@ class MicroBatches:
 
     def _pieces(self, grid: int, first: int) -> Iterator[Piece]:
         """The clips of a micro-batch whose first one is the grid's clip `first` of the run."""
+        if len(self._stocks) == 1:
+            yield Piece(0, first, np.arange(self._micro_batch))
+            return
         row = 0
         while row < self._micro_batch:
             stocks, nth = self._turns_of_sets(grid, first + row)
@@ -85,8 +88,6 @@ class MicroBatches:
     def _turns_of_sets(self, grid: int, position: int) -> tuple[Indices, Indices]:
         """From the grid's clip `position` to the end of its block: whose it is, and which clip of that set's
         own stream."""
-        if len(self._stocks) == 1:
-            return np.zeros(self._micro_batch, np.int64), position + np.arange(self._micro_batch)
         now = self._pass_of(position, lambda n: sum(self._taken(n)[grid]), mean=self._mean_clips[grid])
         sooner, later = self._taken(now)[grid], self._taken(now + 1)[grid]
         block, place = divmod(position - sum(sooner), BLOCK)
