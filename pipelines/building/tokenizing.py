@@ -5,8 +5,7 @@ sums run in another order. So a batch takes clips of any spans, and only the las
 """
 
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +34,8 @@ class TokenizeRecords:
 class DecodeAndTokenize:
     """Units to records of codes in one process: what cores do that have no GPU to feed.
 
-    An actor a core keeps all of them busy, whichever of the two costs more, and no frame leaves the process.
+    The decoding child and the tokenizer take turns on one core. An actor a core then keeps all of them busy,
+    whichever of the two costs more, and no frame leaves the process.
     """
 
     def __init__(self, *, read: Read, tokenizer: str, clips_per_batch: int, out: str) -> None:
@@ -44,16 +44,7 @@ class DecodeAndTokenize:
         self._records = TokenizeRecords(tokenizer=tokenizer, clips_per_batch=clips_per_batch, out=out)
 
     def __call__(self, units: pa.Table) -> pa.Table:
-        return self._records.finish(_one_ahead(self._read(units)))
-
-
-def _one_ahead(rows: Iterator[Row]) -> Iterator[Row]:
-    """The same, the next one being made while the caller is at work: neither ever leaves the core idle."""
-    with ThreadPoolExecutor(1, thread_name_prefix="decoding") as thread:
-        coming = thread.submit(next, rows, None)
-        while (row := coming.result()) is not None:
-            coming = thread.submit(next, rows, None)
-            yield row
+        return self._records.finish(self._read(units))
 
 
 class Encoder:
