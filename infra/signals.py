@@ -77,7 +77,13 @@ def postponed() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _heard()}
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
+
+    before = {number: signal.signal(number, note) for number in _heard()}
     try:
         yield
     finally:

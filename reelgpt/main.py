@@ -75,7 +75,7 @@ def main(args: Sequence[str]) -> int:
     except KeyboardInterrupt as signal:
         if signal.args:
             return _refuse(Stopped("stopped by a signal; repeat the command to go on"), as_json)
-        print("error: interrupted", file=sys.stderr)  # noqa: T201
+        _complain("error: interrupted")
         return INTERRUPTED
 
 
@@ -160,10 +160,16 @@ def _show(outcome: "Outcome", as_json: bool) -> int:
 
 
 def _refuse(error: ReelgptError, as_json: bool) -> int:
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    _complain(f"error: {error}")
     if as_json:
         _say(json.dumps({"error": str(error), "exit_code": error.exit_code}))
     return error.exit_code
+
+
+def _complain(text: str) -> None:
+    """On a terminal that was closed nobody hears it; the exit code is given all the same."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _say(text: str) -> None:

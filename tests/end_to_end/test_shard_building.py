@@ -200,6 +200,7 @@ def test_a_signal_while_ray_starts_ends_a_build_in_order_too(way: str, videos: P
         else:
             os.close(terminal)
         said, _ = run.communicate(timeout=120)
+    assert said, f"it ended with {run.returncode} and without a word"
     assert json.loads(said.splitlines()[-1])["error"].startswith("stopped by a signal; every row")
     assert run.returncode == Stopped.exit_code
 
