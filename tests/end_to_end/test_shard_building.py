@@ -183,7 +183,8 @@ def test_a_signal_ends_a_build_in_order_and_the_repeated_one_ends_the_same(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("way", ["a closed terminal", pytest.param("SIGTERM", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("way", ["a closed terminal", "SIGTERM"])
 def test_a_signal_while_ray_starts_ends_a_build_in_order_too(way: str, videos: Path, tmp_path: Path) -> None:
     terminal, its_end = os.openpty()
     args = ["setsid", "--ctty", *command("extract", str(videos), "--out", str(tmp_path / "out"), *SETTINGS)]
