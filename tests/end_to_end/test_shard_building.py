@@ -211,6 +211,7 @@ def num_span_files(out: Path) -> int:
 
 
 @pytest.mark.faults
+@pytest.mark.exhaustive
 def test_a_video_that_went_away_between_two_tries_is_in_nothing_that_is_sealed(
     videos: Path, tmp_path: Path
 ) -> None:
