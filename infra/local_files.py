@@ -97,14 +97,14 @@ def look_at(path: str) -> tuple[os.stat_result | None, bool]:
     Raises OSError where it cannot be seen, for another reason than a link that leads nowhere.
     """
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except FileNotFoundError:
         return None, os.path.islink(path)
     except OSError:
         if not os.path.islink(path):
             raise
         return None, True
-    return regular(path), not stat.S_ISDIR(mode)
+    return _if_regular(found), not stat.S_ISDIR(found.st_mode)
 
 
 def regular(path: str) -> os.stat_result | None:
@@ -113,6 +113,10 @@ def regular(path: str) -> os.stat_result | None:
         found = os.stat(path)
     except OSError:
         return None
+    return _if_regular(found)
+
+
+def _if_regular(found: os.stat_result) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) else None
 
 

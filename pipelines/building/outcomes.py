@@ -30,11 +30,7 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
         rejected[TOO_SHORT] = max(1, too_short)
     kept = len(clips) - sum(1 for clip in clips if clip["rejected"])
     return {
-        "unit_id": span.span_id,
-        "span_id": span.span_id,
-        "source_id": span.source_id,
-        "source": span.source,
-        "start_seconds": span.start_seconds,
+        **_identity(span),
         "end_seconds": span.end_seconds,
         "outcome": "ok" if kept else "failed" if decoded.error_class else "filtered",
         "error_class": decoded.error_class,
@@ -55,11 +51,7 @@ def of_span(span: Span, decoded: Decoded, config: ExtractConfig) -> dict[str, An
 def of_left_span(span: Span, error: str) -> dict[str, Any]:
     """What is reported of a span whose source is not what it was."""
     return {
-        "unit_id": span.span_id,
-        "span_id": span.span_id,
-        "source_id": span.source_id,
-        "source": span.source,
-        "start_seconds": span.start_seconds,
+        **_identity(span),
         "outcome": LEFT,
         "error": error,
         "num_frames": 0,
@@ -68,6 +60,16 @@ def of_left_span(span: Span, error: str) -> dict[str, Any]:
         "decode_cpu_seconds": 0.0,
         "tokenize_seconds": 0.0,
         "clips": [],
+    }
+
+
+def _identity(span: Span) -> dict[str, Any]:
+    return {
+        "unit_id": span.span_id,
+        "span_id": span.span_id,
+        "source_id": span.source_id,
+        "source": span.source,
+        "start_seconds": span.start_seconds,
     }
 
 

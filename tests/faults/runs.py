@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines import shards
 from pipelines.shards import ShardSet
+from tests.faults.processes import most_held_bytes, none_left_behind
 from tests.media import make_video
 
 SETTINGS = (
@@ -59,6 +60,13 @@ class Run:
             code = process.wait(SECONDS)
         assert code == 0, log.read_text()
         return summary_of(log)
+
+    def most_held(self, log: Path, *, code: int = 0) -> int:
+        """Bytes that it held at a time, to its end: with this exit code, and nobody left behind."""
+        with none_left_behind(), self.start(log) as process:
+            most = most_held_bytes(process)
+        assert process.returncode == code, log.read_text()
+        return most
 
 
 def summary_of(log: Path) -> dict[str, Any]:

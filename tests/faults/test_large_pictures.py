@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pipelines.shards import ShardSet
-from tests.faults.processes import most_held_bytes, none_left_behind
 from tests.faults.runs import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.exhaustive, pytest.mark.timeout(300)]
@@ -44,10 +43,7 @@ def test_pictures_end_as_rows_within_the_memory_of_the_machine(tmp_path: Path, t
         name="tokenize", videos=str(folder), out=str(tmp_path / "out"), tokenizer=tokenizer_bundle,
         settings=SETTINGS,
     )  # fmt: skip
-    log = tmp_path / "log"
-    with none_left_behind(), run.start(log) as process:
-        most = most_held_bytes(process)
-    assert process.returncode == OVER_BUDGET, log.read_text()
+    most = run.most_held(tmp_path / "log", code=OVER_BUDGET)
     assert most < MOST_BYTES, f"{most / 1e9:.2f} GB"
     rows = {row["source"]: row for row in ShardSet.open(run.out).spans().to_pylist()}
     assert {name: rows[name]["error_class"] for name in rows} == {

@@ -206,21 +206,15 @@ def test_pruning_keeps_the_last_and_sweeps_up_dead_attempts(root: Path) -> None:
     assert sorted(path.name[:13] for path in root.iterdir()) == ["step-00000020", "step-00000030"]
 
 
-def test_pruning_keeps_those_of_every_so_many_steps_for_good(root: Path) -> None:
-    for step in (10, 20, 30, 40, 50):
+@pytest.mark.parametrize(
+    "first_kept", [20, 21], ids=["that step", "the first after it, where it was left out"]
+)
+def test_pruning_keeps_those_of_every_so_many_steps_for_good(root: Path, first_kept: int) -> None:
+    for step in (10, first_kept, 30, 40, 50):
         commit(root, step)
     checkpoints.prune(str(root), keep_last=1, keep_every_steps=20)
     assert sorted(path.name[:13] for path in root.iterdir()) == [
-        "step-00000020", "step-00000040", "step-00000050",
-    ]  # fmt: skip
-
-
-def test_where_that_step_was_left_out_the_first_after_it_is_kept(root: Path) -> None:
-    for step in (10, 21, 30, 40, 50):
-        commit(root, step)
-    checkpoints.prune(str(root), keep_last=1, keep_every_steps=20)
-    assert sorted(path.name[:13] for path in root.iterdir()) == [
-        "step-00000021", "step-00000040", "step-00000050",
+        f"step-000000{first_kept}", "step-00000040", "step-00000050",
     ]  # fmt: skip
 
 

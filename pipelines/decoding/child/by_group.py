@@ -15,7 +15,7 @@ from pipelines.decoding.child.beginning import packets_from
 from pipelines.decoding.child.complaints import Complaints
 from pipelines.decoding.child.packets import Packets
 from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, numbers_shown
-from pipelines.decoding.child.shapes import Converter, Shape
+from pipelines.decoding.child.shapes import Pictures, Shape
 from pipelines.decoding.child.video import Video, decoded
 
 
@@ -23,7 +23,7 @@ def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Comp
     sampled, packets = Sampled("pyav"), video.packets
     sampled.num_source_frames, sampled.ends_seconds = len(packets.times), packets.ends_seconds
     numbers, inverse = np.unique(numbers_shown(request, packets.times), return_inverse=True)
-    pictures, found = _Pictures(shape, sampled.pictures), dict[int, int]()
+    pictures, found = Pictures(shape, sampled.pictures), dict[int, int]()
     due = _by_group(numbers, packets)
     for group, stream, coded in _groups(video, min(due)) if due else ():
         if group in due:
@@ -109,20 +109,6 @@ class _Frames:
     def _signs_so_far(self) -> int:
         self._signs += self._complaints.count()
         return self._signs
-
-
-class _Pictures:
-    """Converts a frame once, however often it is shown."""
-
-    def __init__(self, shape: Shape, pictures: list[np.ndarray]) -> None:
-        self._converter, self._pictures = Converter(shape), pictures
-        self._last: Any = None
-
-    def index(self, frame: Any) -> int:
-        if frame is not self._last:
-            self._pictures.append(self._converter.convert(frame))
-            self._last = frame
-        return len(self._pictures) - 1
 
 
 def _filled(indices: list[int | None]) -> list[int]:

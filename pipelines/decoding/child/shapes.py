@@ -110,3 +110,19 @@ def _nearest_in_aspect(sizes: list[tuple[int, int]], aspect: float) -> tuple[int
     """The first of `sizes` (height, width) that distorts or crops least: as a ratio, so by the logarithm."""
     rows, columns = min(sizes, key=lambda size: abs(math.log(size[1] / size[0] / aspect)))
     return rows, columns
+
+
+class Pictures:
+    """Converts a frame once, however often it is shown."""
+
+    def __init__(self, shape: Shape, pictures: list[np.ndarray]) -> None:
+        """`pictures`: the list that they go to."""
+        self._converter, self._pictures = Converter(shape), pictures
+        self._last: Any = None
+
+    def index(self, frame: Any) -> int:
+        """Of the frame's picture in the list; the same for as long as the same frame is asked for."""
+        if frame is not self._last:
+            self._pictures.append(self._converter.convert(frame))
+            self._last = frame
+        return len(self._pictures) - 1

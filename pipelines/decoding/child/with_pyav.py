@@ -8,7 +8,7 @@ from pipelines.decoding.child.beginning import packets_from
 from pipelines.decoding.child.complaints import Complaints
 from pipelines.decoding.child.packets import Key
 from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, sampling_times
-from pipelines.decoding.child.shapes import Converter, Shape
+from pipelines.decoding.child.shapes import Pictures, Shape
 from pipelines.decoding.child.timeline import frame_rate
 from pipelines.decoding.child.video import Video, frames_before_the_cut, frames_of
 
@@ -45,7 +45,7 @@ def _fill(
 ) -> bool:
     """Decodes from that key frame on. Whether a frame is shown when the span begins, or none is to be
     expected there."""
-    wanted, pictures = sampling_times(request), _Pictures(shape)
+    wanted, pictures = sampling_times(request), Pictures(shape, sampled.pictures)
     time, shown = next(wanted, None), None
     with packets_from(video, key) as (stream, packets):
         damage = _Damage(complaints)
@@ -58,7 +58,7 @@ def _fill(
                 return False
             damage.num_found += frame.is_corrupt
             while shown is not None and time is not None and time < starts - TIME_TOLERANCE:
-                pictures.show(sampled, shown)
+                sampled.indices.append(pictures.index(shown))
                 time = next(wanted, None)
             if time is None:
                 break
@@ -66,24 +66,10 @@ def _fill(
             sampled.num_source_frames += 1
             sampled.ends_seconds = starts + _lasts(frame, stream)
         while shown is not None and time is not None and time <= shown_at + TIME_TOLERANCE:
-            pictures.show(sampled, shown)
+            sampled.indices.append(pictures.index(shown))
             time = next(wanted, None)
         sampled.num_damaged = damage.count()
     return bool(sampled.indices) or not video.reaches(request["start"])
-
-
-class _Pictures:
-    """Converts a frame only the first time it is shown."""
-
-    def __init__(self, shape: Shape) -> None:
-        self._converter = Converter(shape)
-        self._last: Any = None
-
-    def show(self, sampled: Sampled, frame: Any) -> None:
-        if frame is not self._last:
-            sampled.pictures.append(self._converter.convert(frame))
-            self._last = frame
-        sampled.indices.append(len(sampled.pictures) - 1)
 
 
 class _Damage:
