@@ -1,4 +1,5 @@
 """`--resume STEP`: back to the checkpoint of a step, to go on from there as another branch. It happens once.
+And what a run forgets where it goes back.
 
 A command that was killed is repeated as it stands, by people and by schedulers. So a going back has a name,
 `3`, and a run remembers the names of those that it has behind it, in its config.json and in every checkpoint:
@@ -10,8 +11,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from infra import storage
+from infra.errors import StorageError
+from model.bundle import LINEAGE
+from training.config import RunConfig
+from training.run_directory import RunDirectory, sampled_step
 from training.saving import checkpoints, manifest
 from training.saving.copies import Copies
+from training.tracking import tracking_record
 
 NAME = re.compile(r"(\d+)(?:/([1-9]\d*))?")
 GONE_BACK = "gone_back"
@@ -50,6 +57,43 @@ class GoingBack:
             checkpoints.rewind(root, self.step)
 
 
+def goes_back(directory: RunDirectory, config: RunConfig, resume: str) -> GoingBack | None:
+    """What a command with this `--resume` has to go back for; None where the run has that behind it."""
+    named = GoingBack.named(resume)
+    if named is None or str(named) in gone_back(directory):
+        return None
+    return None if named.is_behind(directory.checkpoints, directory.copies(config)) else named
+
+
+def gone_back(directory: RunDirectory) -> list[str]:
+    """Names of the goings back that commands here have done. Raises UsageError where `config.json` is not
+    ours."""
+    return list(directory.record().get(GONE_BACK, ())) if storage.exists(directory.config) else []
+
+
 def joined(*names: Iterable[str]) -> list[str]:
     """All of them, each once."""
     return sorted({name for some in names for name in some})
+
+
+def forget_after(directory: RunDirectory, step: int) -> None:
+    """Forgets what the run said, drew and became at later steps, which will be others."""
+    lines = directory.read_metrics()
+    if lines and lines[-1]["step"] > step:
+        tracking_record.branch(directory.path)
+    for file in storage.list_files(directory.samples):
+        if (drawn := sampled_step(file.name)) is not None and drawn > step:
+            storage.delete(file.uri)
+    for later in (made for made in directory.bundle_steps() if made > step):
+        directory.forget_bundle(directory.bundle_of(later))
+    if _model_step(directory) > step:
+        directory.forget_bundle(directory.bundle)
+    directory.write_metrics(line for line in lines if line["step"] <= step)
+
+
+def _model_step(directory: RunDirectory) -> int:
+    """Of the bundle that the run became; 0 where there is none that says so."""
+    try:
+        return int(storage.read_json(storage.join(directory.bundle, LINEAGE))["checkpoint"]["step"])
+    except (StorageError, KeyError, TypeError):
+        return 0

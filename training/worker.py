@@ -18,7 +18,7 @@ from training.engine.blank import Blank
 from training.engine.connection import connect, disconnect
 from training.engine.engine import Engine
 from training.finish import finish
-from training.going_back import GONE_BACK, joined
+from training.going_back import GONE_BACK, gone_back, joined
 from training.launching.answers import require_no_hang
 from training.launching.job import Job
 from training.launching.meeting import STOPPED, ended_by_signals
@@ -162,7 +162,7 @@ def _run_key(found: checkpoints.Found) -> str | None:
 
 def _gone_back(run: Run, found: checkpoints.Found) -> list[str]:
     """What a checkpoint from a second place says of it, this directory need not know."""
-    here = run.ranks.on_first(run.directory.gone_back)
+    here = run.ranks.on_first(lambda: gone_back(run.directory))
     return joined(here, found.checkpoint.state.get(GONE_BACK, ()) if found.checkpoint else ())
 
 

@@ -7,6 +7,7 @@ import pytest
 from model.tokenizer import Tokenizer
 from pipelines.shards import ShardSet
 from tests.training.conftest import TINY_TOKENIZER
+from training import going_on
 from training.bundles import Origin, export_bundle
 from training.data import open_data
 from training.listeners import MetricsFile
@@ -23,7 +24,7 @@ def a_run(frame_set: ShardSet, run_dir: str, *, keep_bundles: int) -> Run:
     config = get_recipe("tokenizer_tiny")
     config = replace(config, evaluation=replace(config.evaluation, keep_bundles=keep_bundles))
     data, directory = open_data(config, frame_set.uri), RunDirectory.at(run_dir)
-    directory.begin(config, data, resume="auto", attempt="first")
+    going_on.begin(directory, config, data, resume="auto", attempt="first")
     objective, attempt = build_objective(config, data), Attempt(directory, "first")
     return Run(config=config, data=data, objective=objective, ranks=Ranks(), attempt=attempt)
 

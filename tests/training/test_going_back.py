@@ -12,9 +12,10 @@ from model.bundle import LINEAGE, RECORD
 from pipelines.shards import ShardSet
 from tests.training import faults, runs
 from tests.training.faults import Bench, Moment
+from training import going_on
 from training.config import RunConfig
 from training.data import TrainingData, open_data
-from training.going_back import GONE_BACK, GoingBack
+from training.going_back import GONE_BACK, GoingBack, gone_back
 from training.recipes import get_recipe
 from training.run_directory import RunDirectory
 from training.run_identity import identity
@@ -38,8 +39,8 @@ class TinyRun:
         )
 
     def command(self, resume: str) -> None:
-        self.directory.check(self.config, self.data, resume=resume)
-        self.directory.begin(self.config, self.data, resume=resume, attempt="one")
+        going_on.check(self.directory, self.config, self.data, resume=resume)
+        going_on.begin(self.directory, self.config, self.data, resume=resume, attempt="one")
 
     def reach(self, *steps: int) -> None:
         """As the workers leave it: a checkpoint and a copy of each, and a line."""
@@ -53,7 +54,7 @@ class TinyRun:
             state = {
                 "step": step,
                 "identity": identity(self.config, self.data),
-                GONE_BACK: self.directory.gone_back(),
+                GONE_BACK: gone_back(self.directory),
             }
             checkpoints.commit(root, name=name, step=step, state=state, files=[record])
             storage.append(self.directory.metrics, f'{{"step": {step}}}\n'.encode())
@@ -127,7 +128,7 @@ def test_what_was_gone_back_to_is_known_on_another_machine(run: TinyRun) -> None
 
 def test_a_going_back_that_was_cut_short_is_done_again(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as cut_short:
-        cut_short.setattr(RunDirectory, "go_back_to", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        cut_short.setattr(going_on, "forget_after", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.command("3")
     assert run.told() == [3, 6]

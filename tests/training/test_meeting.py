@@ -14,6 +14,7 @@ from infra import storage
 from infra.errors import Stopped
 from pipelines.shards import ShardSet
 from tests.training import runs
+from training import going_on
 from training.data import open_data
 from training.launching.meeting import ended_by_signals
 from training.recipes import get_recipe
@@ -41,7 +42,7 @@ def test_what_the_first_task_refuses_all_refuse_alike(
 ) -> None:
     """Or the others would wait for it where they meet."""
     directory, config = RunDirectory.at(run_dir), get_recipe("gpt_tiny")
-    directory.begin(config, open_data(config, token_set.uri), resume="auto", attempt="first")
+    going_on.begin(directory, config, open_data(config, token_set.uri), resume="auto", attempt="first")
     if is_finished:
         storage.write_json(directory.result, {"steps_done": config.steps})
     command = "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", "--seed=1"

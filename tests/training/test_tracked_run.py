@@ -14,6 +14,7 @@ from infra import storage, tracking
 from infra.errors import RegistryError
 from pipelines.shards import ShardSet
 from tests.mlflow_servers import mute_server
+from training import going_back, going_on
 from training.configs.evaluation import EvaluationConfig
 from training.data import open_data
 from training.launching import settling
@@ -34,7 +35,7 @@ PATIENCE_SECONDS = 60.0
 def run(frame_set: ShardSet, run_dir: str, database: Path) -> Run:  # noqa: ARG001
     config = replace(get_recipe("tokenizer_tiny"), evaluation=EvaluationConfig(every_steps=5))
     data, directory = open_data(config, frame_set.uri), RunDirectory.at(run_dir)
-    directory.begin(config, data, resume="auto", attempt="first")
+    going_on.begin(directory, config, data, resume="auto", attempt="first")
     objective, attempt = build_objective(config, data), Attempt(directory, "first")
     return Run(config=config, data=data, objective=objective, ranks=Ranks(), attempt=attempt)
 
@@ -150,7 +151,7 @@ def test_a_finished_run_is_registered_by_a_later_command(run: Run, database: Pat
 def test_a_command_that_was_overtaken_does_not_say_how_the_run_ended(run: Run) -> None:
     told = Tracking(run, resumed_key=None)
     assert told.await_run_id()
-    run.directory.begin(run.config, run.data, resume="auto", attempt="second")
+    going_on.begin(run.directory, run.config, run.data, resume="auto", attempt="second")
     told.finish("FAILED")
     assert status(told.run_id) == "RUNNING"
 
@@ -164,7 +165,7 @@ def test_a_run_that_goes_back_is_another_run_that_shares_the_first_steps(run: Ru
     told = Tracking(run, resumed_key=None)
     told.finish("KILLED")
 
-    run.directory.go_back_to(3)
+    going_back.forget_after(run.directory, 3)
     lines = MetricsFile(run.attempt, resumed_step=3)
     again = Tracking(run, resumed_key=told.key)
     for step in range(4, 6):

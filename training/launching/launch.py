@@ -24,6 +24,8 @@ from infra.passwords import require_no_password
 from training.config import RunConfig
 from training.data import TrainingData, open_data
 from training.engine.deepspeed_settings import inline
+from training.going_back import goes_back
+from training.going_on import begin, check
 from training.launching import announced
 from training.launching.answers import Summary, surroundings
 from training.launching.job import Job
@@ -65,8 +67,8 @@ def train(
     directory = RunDirectory.at(run_dir)
     opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
     leads = announced.rank() == 0  # under a launcher of the user's, one speaks for all
-    directory.check(config, opened, resume=resume, speaks=leads)  # by all, or the others would wait for it
-    summary = None if directory.goes_back(config, resume) else directory.finished()
+    check(directory, config, opened, resume=resume, speaks=leads)  # by all, or the others would wait for it
+    summary = None if goes_back(directory, config, resume) else directory.finished()
     if summary is not None:
         if leads:
             summary = _with_debts_paid(summary, directory, config, opened)
@@ -76,7 +78,7 @@ def train(
     if not leads:
         return launch(job) | {"was_finished": False}
     with directory.lease():
-        directory.begin(config, opened, resume=resume, attempt=job.attempt)
+        begin(directory, config, opened, resume=resume, attempt=job.attempt)
         with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
             summary = _launched(launch, job, directory, opened)
         summary = settle(directory, config, opened, summary, is_fresh=True)

@@ -1,0 +1,118 @@
+"""Whether a command may go on with the run of a directory, and how it takes it over. Imports no torch."""
+
+import glob
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from infra import configs, storage
+from infra.commit import code_commit
+from infra.errors import UsageError
+from training.config import RunConfig
+from training.configs.batches import skipped_until
+from training.data import TrainingData
+from training.going_back import GONE_BACK, GoingBack, forget_after, goes_back, gone_back, joined
+from training.run_directory import RunDirectory
+from training.run_identity import identity, refuse_mismatch
+from training.saving import manifest
+
+LEFT_BEHIND = ("ray-*", "stop-*")
+"""What a command that was killed leaves in the directory."""
+
+RESUME = ("auto", "must", "never")
+
+
+def check(
+    directory: RunDirectory, config: RunConfig, data: TrainingData, *, resume: str, speaks: bool = True
+) -> None:
+    """Raises UsageError where the directory is not the run's, or may not be gone on with so.
+
+    Raises TrainingError where a line of its metrics is damaged. Changes nothing, so that every task of a
+    launcher of the user's can ask, while the first one begins: that one `speaks` of what is no error.
+    """
+    are_strange = directory.has_files()  # before it is asked for the config, which may come meanwhile
+    named = GoingBack.named(resume)
+    if named is None and resume not in RESUME:
+        raise UsageError(
+            f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
+        )
+    going = goes_back(directory, config, resume)
+    if named is not None and going is None and speaks:
+        sys.stderr.write(
+            f"{directory.path} has gone back to step {named.step} before, and goes on from where it is; "
+            f"to go back there once more, give --resume {named.once_more}\n"
+        )
+    if storage.exists(directory.config):
+        done = going.step if going else directory.newest_step()
+        refuse_mismatch(_begun(directory), identity(config, data), directory.path, step=done)
+        directory.read_metrics()  # a damaged line is met here, before any worker starts
+    elif are_strange:
+        raise directory.foreign()
+    has_some = any(manifest.committed(directory.checkpoints)) or _has_copies(directory, config, data, going)
+    if resume == "never" and has_some:
+        raise UsageError(
+            f"{directory.path} has checkpoints, and --resume never starts a run anew; "
+            f"give another --run-dir, or go on with --resume auto"
+        )
+    if resume == "must" and not has_some:
+        raise UsageError(
+            f"{directory.path} has no checkpoint to resume from; begin the run with --resume auto"
+        )
+
+
+def begin(
+    directory: RunDirectory, config: RunConfig, data: TrainingData, *, resume: str, attempt: str
+) -> None:
+    """Makes the directory that of the run, at the step to resume from if one is named.
+
+    From here on, `attempt` is the one that may write.
+    """
+    behind = gone_back(directory)
+    if going := goes_back(directory, config, resume):
+        going.rewind(directory.checkpoints, directory.copies(config))
+        storage.delete(directory.result)
+        forget_after(directory, going.step)
+        behind = joined(behind, [str(going)])  # said last: a kill before it goes back again
+    elif _has_told_any(directory, config.batches.skip_steps):
+        forget_after(directory, directory.newest_step())
+    record = {
+        "attempt": attempt,
+        "recipe": config.name,
+        "config": configs.to_dict(config),
+        "data": data.uris,
+        "identity": identity(config, data),
+        "commit": code_commit(),
+        GONE_BACK: behind,
+    }
+    storage.write_json(directory.config, record)
+    for pattern in LEFT_BEHIND:
+        for path in glob.glob(storage.join(glob.escape(directory.path), pattern)):
+            storage.delete(path)
+
+
+def _has_told_any(directory: RunDirectory, skip_steps: Sequence[str]) -> bool:
+    """Whether it has said something of a step that is skipped now."""
+    told = {int(line["step"]) for line in directory.read_metrics()}
+    return not told.isdisjoint(skipped_until(max(told, default=0), skip_steps))
+
+
+def _has_copies(
+    directory: RunDirectory, config: RunConfig, data: TrainingData, going: GoingBack | None
+) -> bool:
+    """Whether a run of this config was copied to where this one would be. Raises ConfigError where it was
+    another."""
+    if (place := directory.copies(config)) is None:
+        return False
+    copies, _ = place.committed()
+    for checkpoint in copies[:1]:
+        begun, wanted = checkpoint.state["identity"], identity(config, data)
+        refuse_mismatch(begun, wanted, place.uri, step=going.step if going else checkpoint.step)
+    return bool(copies)
+
+
+def _begun(directory: RunDirectory) -> dict[str, Any]:
+    """Identity of the run that is there. Raises UsageError where `config.json` is not ours."""
+    begun = directory.record().get("identity")
+    if not isinstance(begun, dict):
+        raise directory.foreign()
+    return begun
