@@ -81,6 +81,8 @@ class Train:
     """With --verify-resume: go on after the kill on that many workers; then within a tolerance."""
     verify_zero_stage: int | None = None
     """With --verify-resume: go on after the kill at that ZeRO stage; then within a tolerance."""
+    register: bool = True
+    """Make the finished run a version of the model --register-as in the registry."""
     json: bool = False
     """One JSON object as the last line of stdout."""
     config: Annotated[RunConfig | None, tyro.conf.Suppress] = None
@@ -92,7 +94,7 @@ class Train:
         return options
 
     def run(self) -> Outcome:
-        config = self.config or get_recipe(self.recipe)
+        config = self._config()
         announced.adopt()
         if self.verify_resume is not None:
             _refuse_launched()
@@ -108,6 +110,17 @@ class Train:
             summary = self._train(config, bar)
             bar.update(summary["steps_done"])
         return Outcome(summary=summary, text=_table(summary))
+
+    def _config(self) -> RunConfig:
+        recipe = get_recipe(self.recipe)
+        config = self.config or recipe
+        if self.register:
+            return config
+        if config.register_as != recipe.register_as:
+            raise UsageError(
+                f"--register-as {config.register_as} has no effect with --no-register; leave one of them out"
+            )
+        return dataclasses.replace(config, register_as=None)
 
     def _verify(self, config: RunConfig, half: int) -> Outcome:
         place = Place(

@@ -43,7 +43,7 @@ class RunConfig:
     max_failures: int = 3
     """Under Ray Train: how often a lost worker restarts the group, from the newest whole checkpoint."""
     register_as: str | None = None
-    """Model in the registry that the finished run becomes a version of; None registers nothing."""
+    """Model in the registry that the finished run becomes a version of; --no-register makes it none."""
     track: bool = True
     """Tell MLflow, where it is installed; `metrics.jsonl` is written either way."""
 
@@ -59,10 +59,7 @@ class RunConfig:
         check_at_least(0, seed=self.seed, max_failures=self.max_failures)
         if self.seed >= SEEDS:
             raise ConfigError(f"seed={self.seed} must be below {SEEDS}")
-        if self.register_as is not None and not MODEL_NAME.fullmatch(self.register_as):
-            raise ConfigError(
-                f"register_as={self.register_as!r} cannot name a model; letters, digits and . _ - can"
-            )
+        self._check_model_name()
         self._check_workers()
         if not list(self.batches.steps_taken(self.steps, self.steps)):
             raise ConfigError(
@@ -78,6 +75,19 @@ class RunConfig:
                     f"{name}.every_steps={every} is no multiple of log_every_steps={self.log_every_steps}, "
                     f"where losses are looked at; give one, or log_every_steps=1"
                 )
+
+    def _check_model_name(self) -> None:
+        if self.register_as is None:
+            return
+        if not MODEL_NAME.fullmatch(self.register_as):
+            raise ConfigError(
+                f"register_as={self.register_as!r} cannot name a model; letters, digits and . _ - can"
+            )
+        if self.register_as.lower() == "none":
+            raise ConfigError(
+                f"register_as={self.register_as!r} would be a model of that name; "
+                f"give --no-register to register nothing"
+            )
 
     def _check_workers(self) -> None:
         """Any number of workers in the range may come to train: the batch must divide into each."""

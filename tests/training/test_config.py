@@ -101,5 +101,7 @@ def test_bf16_without_zero_is_refused() -> None:
 def test_what_would_fail_at_the_end_of_a_run_is_refused_at_its_start() -> None:
     with pytest.raises(ConfigError, match="cannot name a model"):
         replace(get_recipe("gpt_tiny"), register_as="bad name")
+    with pytest.raises(ConfigError, match="'None' would be a model of that name; give --no-register to"):
+        replace(get_recipe("gpt_tiny"), register_as="None")
     with pytest.raises(ConfigError, match="must be below 9223372036854775808"):
         replace(get_recipe("gpt_tiny"), seed=1 << 63)

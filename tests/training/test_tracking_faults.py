@@ -111,9 +111,10 @@ def test_a_server_that_dies_under_a_run_that_dies_is_told_all_once_it_is_back(
 def test_all_that_a_tokenizers_run_tells_is_documented(
     server: MlflowServer, workers: Workers, frame_set: ShardSet, tmp_path: Path
 ) -> None:
-    places = f"--data={frame_set.uri}", f"--run-dir={tmp_path}/run", "--register-as=None"
+    places = f"--data={frame_set.uri}", f"--run-dir={tmp_path}/run", "--no-register"
     options = *runs.TOKENIZER, *places, "--optimizer.ema-decay=0.9", "--num-workers=1"
     summary = workers.run("tokenizer_tiny", *options, **ONE)
+    assert summary["model_version"] is None
     assert_documented(server, summary["mlflow_run_id"], kind="tokenizer")
 
 

@@ -3,12 +3,15 @@ import pytest
 from infra.errors import ConfigError, UsageError
 from pipelines.shards import ShardSet
 from reelgpt.evaluate import Evaluate
+from reelgpt.main import main
 from reelgpt.train import Train
+from training.config import RunConfig
 from training.configs.objective import PredictConfig
 from training.launching.launch import train
 from training.recipes import get_recipe
 
 PLACES = ("--data", "tokens", "--run-dir", "run")
+DONE = {"recipe": "gpt_tiny", "steps_done": 1, "was_finished": False}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,23 @@ def test_a_variant_may_be_called_as_another_recipe() -> None:
 def test_an_unknown_recipe_after_its_options_is_refused() -> None:
     with pytest.raises(ConfigError, match="there is no recipe 'gpt_tinny'; did you mean 'gpt_tiny'"):
         Train.parse((*PLACES, "gpt_tinny"))
+
+
+def test_a_run_that_is_not_to_be_registered_is_said_so_in_one_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs: list[RunConfig] = []
+    monkeypatch.setattr("reelgpt.train.train", lambda config, **_: configs.append(config) or DONE)
+    words = "train", "gpt_tiny", *PLACES
+    assert main([*words, "--no-register"]) == main([*words, "--register-as", "mine"]) == 0
+    assert [config.register_as for config in configs] == [None, "mine"]
+    capsys.readouterr()
+    for options in (["--register-as", "None"], ["--register-as", "mine", "--no-register"]):
+        assert main([*words, *options]) == 2
+        said = capsys.readouterr().err
+        assert "--no-register" in said
+        assert len(said.splitlines()) == 1
+    assert len(configs) == 2
 
 
 @pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
