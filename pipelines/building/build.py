@@ -16,7 +16,7 @@ from infra import cluster, storage
 from infra.errors import ConfigError, UsageError
 from infra.leases import Lease
 from infra.storage import FileInfo
-from pipelines.building import claim, inventory
+from pipelines.building import claim, inventory, stages
 from pipelines.building.completion import RunUnits, Watch, complete
 from pipelines.building.job import Built, FramesJob, OnProgress, TokenizerRef, VideoJob
 from pipelines.building.pace import Devices
@@ -25,6 +25,9 @@ from pipelines.config import ExtractConfig, Resources
 from pipelines.decoding import source_cache
 from pipelines.shards import ShardSet
 from pipelines.spans import find_videos
+
+FEW_FILES = 128
+"""Looking into one takes 15 ms, and starting a worker for it two seconds."""
 
 
 def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
@@ -36,9 +39,7 @@ def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
     with ExitStack() as stack:
         lease = take(stack, out, settings, redo=job.redo)
         on_progress(0, None, f"looking at {len(files)} files")
-        given = inventory.sources_of(
-            out, files, lambda fresh: _graph(stack, job.resources).inspect(fresh, job.config.limits)
-        )
+        given = inventory.sources_of(out, files, lambda fresh: _inspected(stack, job, fresh))
         run = run_on_videos(stack, job.config, job.tokenizer, job.resources)
         built = complete(video_work(job, out, settings, given), run, lease, on_progress)
     return replace(built, passed_over=listing.passed_over, seconds=time.perf_counter() - started)
@@ -122,6 +123,17 @@ def take(
     if there != settings:
         claim.reclaim(out, settings)
     return lease
+
+
+def _inspected(stack: ExitStack, job: VideoJob, files: pa.Table) -> pa.Table:
+    """Files to sources: a few local ones here, which is done before a worker of Ray's has started."""
+    if files.num_rows > FEW_FILES or not all(map(storage.is_local, files.column("uri").to_pylist())):
+        found: pa.Table = _graph(stack, job.resources).inspect(files, job.config.limits)
+        return found
+    try:
+        return stages.inspect_files(files, job.config.limits)
+    finally:
+        stages.decoder_of_this_process(job.config.limits).close()
 
 
 def _graph(stack: ExitStack, resources: Resources) -> Any:

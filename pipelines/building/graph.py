@@ -144,7 +144,7 @@ def _blocks(table: pa.Table, sizes: list[int]) -> Dataset:
     _quiet(logging.getLogger("ray.data"))
     ends = list(accumulate(sizes))
     blocks = [table.slice(end - size, size).combine_chunks() for end, size in zip(ends, sizes, strict=True)]
-    return cast(Dataset, ray.data.from_arrow(blocks))
+    return cast(Dataset, ray.data.from_blocks(blocks))
 
 
 def _quiet(log: logging.Logger) -> None:

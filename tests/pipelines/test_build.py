@@ -10,10 +10,12 @@ import pyarrow.compute as pc
 import pytest
 
 from infra import storage
-from infra.errors import StorageError, UsageError
+from infra.errors import ClusterError, StorageError, UsageError
 from pipelines import records
 from pipelines.building import outcomes
+from pipelines.building.build import build_from_videos
 from pipelines.building.completion import RunUnits, Watch
+from pipelines.building.inventory import known_sources
 from pipelines.building.job import DeriveJob
 from pipelines.building.pace import Devices
 from pipelines.building.stages import WriteRecords
@@ -28,6 +30,7 @@ from reelgpt import shard_summary
 from reelgpt.gc import Gc
 from tests.rows import TOKENIZER, brightness, build, clips_of, sources, video_job, writing
 
+NOBODY = "127.0.0.1:1"
 EARLY = [f"video-{k}.mp4" for k in range(5)]
 LATER = [f"video-{k}.mp4" for k in range(5, 12)]
 
@@ -368,3 +371,15 @@ def test_what_could_not_be_read_gives_way_to_its_content_once_it_can(out: Path, 
     mended = build(video_job(out), sources(["late/late.mp4"])).manifest
     assert (mended.totals["failed"], mended.totals["sources"]) == ({}, 6)
     assert verify(str(out)) == []
+
+
+def test_a_few_files_are_looked_into_before_ray_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", NOBODY)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "text.mp4").write_text("no video")
+    job = replace(video_job(tmp_path / "set"), videos=(str(tmp_path / "videos"),))
+    with pytest.raises(ClusterError, match=f"no Ray answers at {NOBODY}"):
+        build_from_videos(job, lambda *_: None)
+    assert known_sources(job.out).column("name").to_pylist() == ["text.mp4"]
