@@ -116,17 +116,18 @@ def _make(place: Place, num_spans: int) -> None:
         path.touch()
     claim.claim(place.out, claim.video_settings(place.job))
     given = inventory.sources_of(place.out, list_videos([place.videos]), _inspected)
-    units = span_table(given, 60.0)
+    units = span_table(given.sources, 60.0)
     there = np.arange(units.num_rows) % LACKING > 0
     _write_rows(place, units.filter(pa.array(there)))
 
 
-def _inspected(files: pa.Table) -> pa.Table:
+def _inspected(files: pa.Table) -> list[pa.Table]:
     """What looking into the files would find: ten minutes of video each."""
     names = files.column("name").to_pylist()
     found = files.append_column("source_id", pa.array([f"{hash_of(name):016x}" for name in names]))
     seconds = pa.array([SPANS_PER_SOURCE * 60.0] * len(names))
-    return found.append_column("duration_seconds", seconds).select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
+    found = found.append_column("duration_seconds", seconds).select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
+    return [found.append_column("left", pa.nulls(found.num_rows, pa.string()))]
 
 
 def hash_of(name: str) -> int:
@@ -241,11 +242,11 @@ def _prepared(place: Place, phase: str, stack: ExitStack) -> Callable[[], Any]:
     return lambda: missing_of(work)
 
 
-def _sources(place: Place) -> pa.Table:
+def _sources(place: Place) -> inventory.Found:
     return inventory.sources_of(place.out, list_videos([place.videos]), _nothing_new)
 
 
-def _nothing_new(_: pa.Table) -> pa.Table:
+def _nothing_new(_: pa.Table) -> list[pa.Table]:
     raise AssertionError("the files are known")
 
 

@@ -12,6 +12,7 @@ from pipelines import records
 from pipelines.building import claim
 from pipelines.building.build import take
 from pipelines.building.completion import RunUnits, Watch, complete
+from pipelines.building.inventory import Found
 from pipelines.building.job import Built, TokenizerRef, VideoJob
 from pipelines.building.pace import Devices
 from pipelines.building.work import video_work
@@ -155,12 +156,14 @@ def video_job(
     )
 
 
-def build(job: VideoJob, given: pa.Table, run: RunUnits | None = None) -> Built:
+def build(
+    job: VideoJob, given: pa.Table, run: RunUnits | None = None, *, left: dict[str, str] | None = None
+) -> Built:
     """What `build_from_videos` does once the videos are known, with `run` in place of Ray's workers."""
     settings = claim.video_settings(job)
     with ExitStack() as stack:
         lease = take(stack, job.out, settings, redo=job.redo)
-        work = video_work(job, job.out, settings, given)
+        work = video_work(job, job.out, settings, Found(given, left or {}))
         return complete(
             work, run or writing(job.config.filters, keep=job.config.keep), lease, lambda *_: None
         )

@@ -6,6 +6,7 @@ appends.
 """
 
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from pipelines.building.completion import RunUnits, Watch, complete
 from pipelines.building.job import Built, FramesJob, OnProgress, TokenizerRef, VideoJob
 from pipelines.building.pace import Devices
 from pipelines.building.work import frame_work, video_work
-from pipelines.config import ExtractConfig, Resources
+from pipelines.config import DecodeLimits, ExtractConfig, Resources
 from pipelines.decoding import source_cache
 from pipelines.shards import ShardSet
 from pipelines.spans import find_videos
@@ -39,9 +40,9 @@ def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
     with ExitStack() as stack:
         lease = take(stack, out, settings, redo=job.redo)
         on_progress(0, None, f"looking at {len(files)} files")
-        given = inventory.sources_of(out, files, lambda fresh: _inspected(stack, job, fresh))
+        found = inventory.sources_of(out, files, lambda fresh: _inspected(stack, job, fresh, on_progress))
         run = run_on_videos(stack, job.config, job.tokenizer, job.resources)
-        built = complete(video_work(job, out, settings, given), run, lease, on_progress)
+        built = complete(video_work(job, out, settings, found), run, lease, on_progress)
     return replace(built, passed_over=listing.passed_over, seconds=time.perf_counter() - started)
 
 
@@ -125,15 +126,26 @@ def take(
     return lease
 
 
-def _inspected(stack: ExitStack, job: VideoJob, files: pa.Table) -> pa.Table:
-    """Files to sources: a few local ones here, which is done before a worker of Ray's has started."""
-    if files.num_rows > FEW_FILES or not all(map(storage.is_local, files.column("uri").to_pylist())):
-        found: pa.Table = _graph(stack, job.resources).inspect(files, job.config.limits)
-        return found
+def _inspected(
+    stack: ExitStack, job: VideoJob, files: pa.Table, on_progress: OnProgress
+) -> Iterator[pa.Table]:
+    """What comes of looking into files, as it comes: a few local ones are done here, before a worker of Ray's
+    has started."""
+    is_here = files.num_rows <= FEW_FILES and all(map(storage.is_local, files.column("uri").to_pylist()))
+    inspect = _inspected_here if is_here else _graph(stack, job.resources).inspect
+    count = 0
+    for found in inspect(files, job.config.limits):
+        count += found.num_rows
+        on_progress(0, None, f"looked into {count} of {files.num_rows} new files")
+        yield found
+
+
+def _inspected_here(files: pa.Table, limits: DecodeLimits) -> Iterator[pa.Table]:
     try:
-        return stages.inspect_files(files, job.config.limits)
+        for number in range(files.num_rows):
+            yield stages.inspect_files(files.slice(number, 1), limits)
     finally:
-        stages.decoder_of_this_process(job.config.limits).close()
+        stages.decoder_of_this_process(limits).close()
 
 
 def _graph(stack: ExitStack, resources: Resources) -> Any:

@@ -28,18 +28,20 @@ what there was to do it with, where its pace is of interest."""
 
 
 def complete(work: Work, run: RunUnits, lease: Lease, on_progress: OnProgress) -> Built:
-    """Does the units without a row, then seals; does nothing where all that is asked for is sealed."""
+    """Does the units without a row, then seals; does nothing where all that is asked for is sealed.
+
+    Raises StorageError, naming them, where sources are left.
+    """
     units = work.units.num_rows
-    if work.there and work.is_sealed():
+    if work.there and work.is_sealed() and not work.left:
         on_progress(units, units, "")
         return _built(work, work.there.manifest, done_before=units)
     missing = missing_of(work)
     done_before = units - missing.num_rows
     on_progress(done_before, units, "starting")
-    pace = None
+    pace, left = _run(work, missing, run, on_progress) if missing.num_rows else (None, {})
+    work, done_before = _without(work, left), done_before + len(left)
     if missing.num_rows:
-        pace, left = _run(work, missing, run, on_progress)
-        work, done_before = _without(work, left), done_before + len(left)
         _check_complete(work)
     on_progress(units, units, "packing")
     merge_small_files(work.place)
@@ -73,13 +75,14 @@ def _run(
 def _without(work: Work, left: dict[str, Left]) -> Work:
     """What is to be sealed where some units are left: with the rows that they had, if those may stay.
 
-    Raises StorageError where they may not. The next command takes the sources as they are then.
+    Raises StorageError where they may not, or where there are files without units. The next command takes
+    the sources as they are then.
     """
-    if not left:
+    reasons = {**work.left, **dict(left.values())}
+    if not reasons:
         return work
-    reasons = dict(left.values())
     inventory.forget(work.out, reasons)
-    if not work.replaceable >= left.keys():
+    if work.left or not work.replaceable >= left.keys():
         raise StorageError(_what_is_left(reasons))
     return replace(work, sealed=work.sealed | left.keys(), refused=tuple(sorted(reasons)))
 

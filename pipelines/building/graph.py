@@ -38,11 +38,10 @@ NO_PROGRESS_SECONDS = 6 * 3600
 """Ray gives a graph up when nothing moves for so long; a call of slow spans may well take an hour."""
 
 
-def inspect(files: pa.Table, limits: DecodeLimits) -> pa.Table:
-    """Files to sources, in parallel."""
+def inspect(files: pa.Table, limits: DecodeLimits) -> Iterator[pa.Table]:
+    """What comes of looking into files, in parallel, as it comes."""
     sizes = calls.sizes(files.num_rows, workers=cluster.num_cpus(), most=FILES_PER_CALL)
-    found = _map(_blocks(files, sizes), partial(inspect_files, limits=limits))
-    return pa.concat_tables(_results(found))
+    yield from _results(_map(_blocks(files, sizes), partial(inspect_files, limits=limits)))
 
 
 def extract(spans: pa.Table, out: str, config: ExtractConfig, resources: Resources, watch: Watch) -> Devices:

@@ -1,6 +1,11 @@
-"""The sources that an output knows: a file that storage calls unchanged is not looked into again."""
+"""The sources that an output knows: a file that storage calls unchanged is not looked into again.
 
+They are noted while they come, so that a command that is killed and repeated looks into what is left.
+"""
+
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -15,8 +20,21 @@ INVENTORY = "inventory.parquet"
 FILE_COLUMNS = ("uri", "name", "size", "modified")
 """What tells that a file is the one looked into before."""
 
-Inspect = Callable[[pa.Table], pa.Table]
-"""Files (FILE_COLUMNS) to sources (SOURCE_SCHEMA)."""
+LEAST_SECONDS = 1.0
+"""Between two times that the inventory is written."""
+WRITING_SHARE = 20
+"""One part in so many of the time may go to that: with 10^6 sources, or on a slow store, it takes longer."""
+
+Inspect = Callable[[pa.Table], Iterable[pa.Table]]
+"""Files (FILE_COLUMNS) to what comes of looking into them (INSPECTED_SCHEMA), in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    sources: pa.Table
+    """Of SOURCE_SCHEMA, by name."""
+    left: dict[str, str]
+    """By name: why a file is not to be had as it was listed. It is noted nowhere."""
 
 
 def known_sources(out: str) -> pa.Table:
@@ -29,23 +47,51 @@ def known_sources(out: str) -> pa.Table:
     )
 
 
-def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> pa.Table:
-    """The sources behind `files`, by name; those that are new or have changed are inspected and noted, and so
-    are those that could not be read: permissions change without a trace in a file's times."""
+def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> Found:
+    """The sources behind `files`; those that are new or have changed are inspected and noted, and so are
+    those that could not be read: permissions change without a trace in a file's times."""
     listed = pa.table({name: [getattr(file, name) for file in files] for name in FILE_COLUMNS})
     known = known_sources(out)
     known = known.filter(pc.invert(pc.starts_with(known.column("source_id"), UNREADABLE)))
     found = listed.join(known, list(FILE_COLUMNS), join_type="left outer", use_threads=False)
     fresh = found.filter(pc.is_null(found.column("source_id"))).select(FILE_COLUMNS)
     sources = found.filter(pc.is_valid(found.column("source_id"))).select(SOURCE_SCHEMA.names)
-    if fresh.num_rows:
-        inspected = inspect(fresh.sort_by("name")).select(SOURCE_SCHEMA.names)
-        sources = pa.concat_tables([sources, inspected])
-        stale = pc.is_in(known.column("uri"), inspected.column("uri").combine_chunks())
-        write_table(
-            storage.join(out, INVENTORY), pa.concat_tables([known.filter(pc.invert(stale)), inspected])
-        )
-    return sources.sort_by("name")
+    notes, left = _Notes(out, known), dict[str, str]()
+    try:
+        for inspected in inspect(fresh.sort_by("name")) if fresh.num_rows else ():
+            is_left = pc.is_valid(inspected.column("left"))
+            left.update((file["name"], file["left"]) for file in inspected.filter(is_left).to_pylist())
+            notes.add(inspected.filter(pc.invert(is_left)).select(SOURCE_SCHEMA.names))
+    finally:
+        notes.write()
+    return Found(pa.concat_tables([sources, notes.new]).sort_by("name"), left)
+
+
+class _Notes:
+    """The inventory, written anew whenever some time has gone by: a kill costs what has come since."""
+
+    def __init__(self, out: str, known: pa.Table) -> None:
+        self._place = storage.join(out, INVENTORY)
+        self._known = known
+        self._waiting: list[pa.Table] = []
+        self._due = time.monotonic() + LEAST_SECONDS
+        self.new = SOURCE_SCHEMA.empty_table()
+
+    def add(self, sources: pa.Table) -> None:
+        self._waiting.append(sources)
+        if time.monotonic() >= self._due:
+            self.write()
+
+    def write(self) -> None:
+        if not self._waiting:
+            return
+        began = time.monotonic()
+        self.new = pa.concat_tables([self.new, *self._waiting]).combine_chunks()
+        self._waiting.clear()
+        stale = pc.is_in(self._known.column("uri"), self.new.column("uri").combine_chunks())
+        write_table(self._place, pa.concat_tables([self._known.filter(pc.invert(stale)), self.new]))
+        ended = time.monotonic()
+        self._due = ended + max(LEAST_SECONDS, WRITING_SHARE * (ended - began))
 
 
 def forget(out: str, names: Iterable[str]) -> None:
@@ -61,10 +107,9 @@ def joined(former: pa.Table, given: pa.Table) -> tuple[pa.Table, tuple[str, ...]
 
     Those that could not be read give way to what has their names now, or lies in their folder.
     """
-    former = former.filter(pc.invert(_gave_way(former, _not_held(former, given))))
-    taken = pc.is_in(given.column("name"), former.column("name").combine_chunks())
-    held = pc.is_in(given.column("source_id"), former.column("source_id").combine_chunks())
-    refused = pc.and_(taken, pc.invert(held))
+    is_new = pc.invert(pc.is_in(given.column("source_id"), former.column("source_id").combine_chunks()))
+    former = former.filter(pc.invert(_gave_way(former, given.filter(is_new).column("name").to_pylist())))
+    refused = pc.and_(is_new, pc.is_in(given.column("name"), former.column("name").combine_chunks()))
     names, given = given.filter(refused).column("name").to_pylist(), given.filter(pc.invert(refused))
     known = pc.invert(pc.is_in(former.column("source_id"), given.column("source_id").combine_chunks()))
     columns = [name for name in SOURCE_SCHEMA.names if name in former.column_names]
@@ -79,13 +124,6 @@ def located(former: pa.Table, out: str) -> pa.Table:
     ids, uris = former.column("source_id").to_pylist(), former.column("uri").to_pylist()
     found = [places.get(source_id, uri) for source_id, uri in zip(ids, uris, strict=True)]
     return former.set_column(former.schema.get_field_index("uri"), "uri", pa.array(found, pa.string()))
-
-
-def _not_held(former: pa.Table, given: pa.Table) -> list[str]:
-    """Names of those given that a sealed set does not hold."""
-    held = pc.is_in(given.column("source_id"), former.column("source_id").combine_chunks())
-    names: list[str] = given.filter(pc.invert(held)).column("name").to_pylist()
-    return names
 
 
 def _gave_way(former: pa.Table, new_names: list[str]) -> pa.Array:

@@ -7,7 +7,7 @@ repeat: nothing is written but span files, under names of their own.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -19,10 +19,10 @@ from pipelines import records
 from pipelines.building import outcomes
 from pipelines.config import DecodeLimits, ExtractConfig
 from pipelines.decoding.decode import Decoded, Decoder
-from pipelines.decoding.source_cache import SourceError, UnreadableError, opened_locally
+from pipelines.decoding.source_cache import UnreadableError, opened_locally
 from pipelines.selection.verdicts import filters_of, thresholds_key
 from pipelines.shards import ShardSet
-from pipelines.spans import SOURCE_SCHEMA, Span, content_id, identify, row
+from pipelines.spans import INSPECTED_SCHEMA, SourceError, Span, content_id, identify, row
 
 BYTES_PER_FILE = 64 << 20
 """Of records of frames that wait in a worker for their span file."""
@@ -47,16 +47,21 @@ def decoder_of_this_process(limits: DecodeLimits) -> Decoder:
 
 
 def inspect_files(files: pa.Table, limits: DecodeLimits) -> pa.Table:
-    """Files to sources: identity by content, and the duration that the container promises."""
-    sources = []
-    for file in (FileInfo(**fields) for fields in files.to_pylist()):
-        try:
-            with opened_locally(file.uri) as opened:
-                promised = decoder_of_this_process(limits).probe(opened)
-                sources.append(row(identify(file, opened, promised.get("duration_seconds"))))
-        except UnreadableError:
-            sources.append(row(identify(file, None, None)))
-    return pa.Table.from_pylist(sources, schema=SOURCE_SCHEMA)
+    """Files to sources, of INSPECTED_SCHEMA: identity by content, and the duration that the container
+    promises. One that is not to be had as it was listed is left: the others go on."""
+    listed = (FileInfo(**fields) for fields in files.to_pylist())
+    return pa.Table.from_pylist([_inspected(file, limits) for file in listed], schema=INSPECTED_SCHEMA)
+
+
+def _inspected(file: FileInfo, limits: DecodeLimits) -> Row:
+    try:
+        with opened_locally(file.uri) as opened:
+            promised = decoder_of_this_process(limits).probe(opened)
+            return row(identify(file, opened, promised.get("duration_seconds")))
+    except UnreadableError:
+        return row(identify(file, None, None))
+    except SourceError as error:
+        return {**asdict(file), "left": str(error)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ Where a sealed set is there already, made with the same row settings, it stays: 
 where only the packing changed, it is packed anew. Otherwise the start is fresh.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,6 +46,8 @@ class Work:
     """Of the former set, and not given this time."""
     refused: tuple[str, ...] = ()
     """Names of sources given that the former set holds with another content, and keeps so."""
+    left: Mapping[str, str] = field(default_factory=dict)
+    """By name of a file given: why it is not to be had as it was listed. There are no units of it."""
 
     @property
     def place(self) -> str:
@@ -110,8 +112,8 @@ class Work:
         )
 
 
-def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Table) -> Work:
-    there = claim.sealed(out)
+def video_work(job: VideoJob, out: str, settings: claim.Settings, found: inventory.Found) -> Work:
+    there, given = claim.sealed(out), found.sources
     stays = _staying(there, settings)
     earlier = stays.sources() if stays else None
     sources, refused = inventory.joined(earlier, given) if earlier is not None else (given, ())
@@ -132,6 +134,7 @@ def video_work(job: VideoJob, out: str, settings: claim.Settings, given: pa.Tabl
         recipe=replace(recipe, sidecar=job.sidecar or NOTHING),
         sources_kept=sources.num_rows - given.num_rows,
         refused=refused,
+        left=found.left,
     )
 
 

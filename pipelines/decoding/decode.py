@@ -15,7 +15,8 @@ import numpy as np
 from infra.errors import ClusterError, UsageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decoding_process import DecodingProcess
-from pipelines.decoding.source_cache import SourceError, opened_locally
+from pipelines.decoding.source_cache import opened_locally
+from pipelines.spans import failing_disk
 
 SPANS_PER_CHILD = 200
 """A child is replaced after this many requests, so that what a decoder leaks stays small."""
@@ -97,7 +98,7 @@ class Decoder:
             answer, payload = child.ask(file.fileno(), request)
             answer["attempts"] = attempt
             if "disk_error" in answer:
-                raise SourceError(_unreadable_disk(file, answer["disk_error"]))
+                raise failing_disk(file, answer["disk_error"])
             is_out_of_memory = answer.get("error_class") == "memory_limit"
             if not child.has_ended() and not is_out_of_memory:
                 return answer, payload
@@ -123,13 +124,6 @@ class Decoder:
                 f"something kills the decoding children on {socket.gethostname()} ({kills} times for one "
                 f"span); it may be out of memory: free some, or lower --num-cpus, and repeat the command"
             )
-
-
-def _unreadable_disk(file: IO[bytes], reason: str) -> str:
-    return (
-        f"{file.name} cannot be read to its end on {socket.gethostname()}: {reason}; mend the disk, fetch "
-        f"the file anew, or leave it out with --exclude, and repeat the command"
-    )
 
 
 def read_frames(

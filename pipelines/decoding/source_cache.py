@@ -23,6 +23,7 @@ from infra import storage
 from infra.errors import StorageError
 from infra.file_locks import locked
 from infra.storage import FileInfo
+from pipelines.spans import SourceError
 
 DISK_SHARE = 0.5
 """Of what the disk has free, copies included: the most that copies may take; but one always has room."""
@@ -35,23 +36,24 @@ class UnreadableError(Exception):
     """The name is there, but no regular file can be opened under it."""
 
 
-class SourceError(StorageError):
-    """One source is not to be had as it was listed; that says nothing of the others."""
+OF_ONE_FILE = (errno.EIO, errno.ESTALE, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA, errno.EREMOTEIO)
+"""What a disk says that has lost one file, or a server: reading it would be answered so, too. All else (no
+connection, no memory, too many open files) is a trouble that the next file would meet as well."""
 
 
 @contextlib.contextmanager
 def opened_locally(uri: str) -> Iterator[IO[bytes]]:
-    """Raises UnreadableError, or StorageError where there is nothing under the name."""
+    """Raises UnreadableError, SourceError where this one is lost, or StorageError."""
     if not storage.is_local(uri):
         yield THIS_PROCESS.copy_of(uri)
         return
-    with os.fdopen(_open_regular(uri), "rb") as file:
+    path = storage.absolute(uri)
+    with open(path, "rb", opener=lambda *_: _open_regular(uri, path)) as file:
         yield file
 
 
-def _open_regular(uri: str) -> int:
+def _open_regular(uri: str, path: str) -> int:
     """A descriptor. Never waits, as opening a pipe would, and never opens a device, which may act on it."""
-    path = storage.absolute(uri)
     try:
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says if it may be read
@@ -62,9 +64,7 @@ def _open_regular(uri: str) -> int:
     except FileNotFoundError:
         if os.path.islink(path):
             raise UnreadableError(f"{uri} is a link to nothing") from None
-        raise SourceError(
-            f"there is nothing at {uri}; it was there a moment ago: repeat the command"
-        ) from None
+        raise _vanished(uri) from None
     except OSError as error:
         raise _explained(uri, error) from None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -76,7 +76,12 @@ def _open_regular(uri: str) -> int:
 def _explained(uri: str, error: OSError) -> Exception:
     if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
         return UnreadableError(f"{uri} is no regular file: {error.strerror}")
-    return StorageError(f"{uri} cannot be opened: {error.strerror}; mend that, and repeat the command")
+    kind = SourceError if error.errno in OF_ONE_FILE else StorageError
+    return kind(f"{uri} cannot be opened: {error.strerror}; mend that, and repeat the command")
+
+
+def _vanished(uri: str) -> SourceError:
+    return SourceError(f"there is nothing at {uri}; it was there a moment ago: repeat the command")
 
 
 class SourceCache:
@@ -95,7 +100,7 @@ class SourceCache:
             self._close_copy()
             found = storage.describe(uri)
             if found is None:
-                raise SourceError(f"there is nothing at {uri}; it was there a moment ago: repeat the command")
+                raise _vanished(uri)
             self.join()
             self._open = uri, self._opened_copy(found)
         self._open[1].seek(0)
@@ -162,7 +167,12 @@ class SourceCache:
             self._remove(name)
         with locked(os.path.join(self._folder, "evicting")):
             self._make_room(source.size)
-        storage.fetch(source.uri, path)
+        try:
+            storage.fetch(source.uri, path)
+        except StorageError:
+            if storage.describe(source.uri) is None:
+                raise _vanished(source.uri) from None
+            raise
         if os.path.getsize(path) != source.size:
             self._remove(os.path.basename(path))
             raise SourceError(f"{source.uri} changed while it was fetched; repeat the command")

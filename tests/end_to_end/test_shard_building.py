@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +101,7 @@ def test_a_source_that_changed_under_way_is_named_alone_and_the_next_command_tak
     changed = folder / "changed.mp4"
     shutil.copyfile(videos / "video-0.mp4", changed)
     limits = ExtractConfig().limits
-    sources_of(str(out), list_videos([str(folder)]), partial(inspect_files, limits=limits))
+    sources_of(str(out), list_videos([str(folder)]), lambda fresh: [inspect_files(fresh, limits)])
     decoder_of_this_process(limits).close()
     listed = changed.stat()
     changed.write_bytes(bytes(listed.st_size))

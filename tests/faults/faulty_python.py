@@ -44,6 +44,7 @@ os.pread = pread
 """
 ACTIONS = {
     "hang": "ctypes.PyDLL(None).pause()  # holds the interpreter's lock, as native code does",
+    "slow": "time.sleep(0.1)",
     "sleep": "time.sleep(10**6)",
     "loop": 're.match("(a+)+$", "a" * 64 + "b")  # holds the lock, and never ends',
     "crash": "ctypes.string_at(0)",

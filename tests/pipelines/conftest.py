@@ -9,7 +9,7 @@ import pytest
 from pipelines.building import claim
 from pipelines.building.build import take
 from pipelines.building.completion import Watch, complete
-from pipelines.building.inventory import FILE_COLUMNS
+from pipelines.building.inventory import FILE_COLUMNS, Found
 from pipelines.building.job import TokenizerRef, VideoJob
 from pipelines.building.stages import DecodeSpans, decoder_of_this_process, extract_spans, inspect_files
 from pipelines.building.tokenizing import DecodeAndTokenize
@@ -57,7 +57,8 @@ def build_without_ray(videos: Path, out: Path, tokenizer: TokenizerRef | None) -
     )
     files = list_videos(job.videos)
     listed = pa.table({name: [getattr(f, name) for f in files] for name in FILE_COLUMNS})
-    given, settings = inspect_files(listed, CONFIG.limits), claim.video_settings(job)
+    given = inspect_files(listed, CONFIG.limits).select(SOURCE_SCHEMA.names)
+    settings = claim.video_settings(job)
 
     def run(missing: pa.Table, place: str, _: Watch) -> None:
         if tokenizer is None:
@@ -71,7 +72,7 @@ def build_without_ray(videos: Path, out: Path, tokenizer: TokenizerRef | None) -
 
     with ExitStack() as stack:
         lease = take(stack, job.out, settings, redo=False)
-        complete(video_work(job, job.out, settings, given.cast(SOURCE_SCHEMA)), run, lease, lambda *_: None)
+        complete(video_work(job, job.out, settings, Found(given, {})), run, lease, lambda *_: None)
     decoder_of_this_process(CONFIG.limits).close()
     return ShardSet.open(job.out)
 

@@ -148,6 +148,27 @@ def test_sources_that_change_under_way_are_named_once_all_others_are_done(out: P
     assert seen == []
 
 
+def test_files_that_could_not_be_looked_into_are_named_once_all_others_are_done(out: Path) -> None:
+    before, seen, left = fingerprint(out), list[str](), {name: f"{name} is gone" for name in LATER[:2]}
+    sentence = f"{LATER[0]} is gone. All is done but for 2 such sources: {LATER[0]}, {LATER[1]};"
+    for given in (EARLY + LATER[2:], EARLY, []):  # something to do, all of it sealed, and nothing at all
+        with pytest.raises(StorageError, match=sentence):
+            build(video_job(out), sources(given), left=left)
+        assert fingerprint(out) == before
+    build(video_job(out), sources(EARLY + LATER[2:]), writing(FilterConfig(), seen=seen))
+    assert seen == []
+    assert fingerprint(out) != before
+
+
+def test_a_file_that_could_not_be_looked_into_and_a_source_that_changed_are_named_together(
+    tmp_path: Path,
+) -> None:
+    out, left = tmp_path / "set", {"gone.mp4": "gone.mp4 is gone"}
+    with pytest.raises(StorageError, match=f"but for 2 such sources: gone.mp4, {LATER[0]};"):
+        build(video_job(out), sources(LATER), changing(LATER[0]), left=left)
+    assert not (out / "manifest.json").exists()
+
+
 def test_a_retry_of_a_source_that_changed_leaves_its_row_as_it_was(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

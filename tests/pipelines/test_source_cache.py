@@ -11,9 +11,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from infra import storage
 from infra.errors import StorageError
 from pipelines.decoding import source_cache
 from pipelines.decoding.source_cache import SourceCache, UnreadableError, opened_locally
+from pipelines.spans import SourceError
 
 ROOT = Path(__file__).parents[2]
 FETCHER = """
@@ -128,6 +130,22 @@ def test_what_is_no_regular_file_is_unreadable_without_waiting_for_it(tmp_path: 
     for path in tmp_path.iterdir():
         with pytest.raises(UnreadableError), opened_locally(str(path)):
             pass
+
+
+def test_a_source_that_goes_while_it_is_fetched_is_lost_alone(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(uri: str, path: str, fetch=storage.fetch) -> None:  # type: ignore[no-untyped-def]
+        storage.delete(uri)
+        fetch(uri, path)
+
+    cache = SourceCache(str(tmp_path))
+    put(f"{bucket}/a", b"video")
+    put(f"{bucket}/b", b"video")
+    monkeypatch.setattr(storage, "fetch", too_late)
+    with pytest.raises(SourceError, match=r"nothing at memory://.*/a; it was there a moment ago"):
+        cache.copy_of(f"{bucket}/a")
+    cache.close()
 
 
 def test_a_source_that_is_gone_is_a_fault_of_storage(tmp_path: Path, bucket: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from infra.errors import ClusterError, StorageError
+from infra.errors import ClusterError
 from pipelines import records
 from pipelines.building import stages
 from pipelines.building.stages import DecodeSpans, extract_spans, inspect_files
@@ -18,7 +18,7 @@ from pipelines.config import DecodeLimits, ExtractConfig, SamplingConfig
 from pipelines.decoding import decoding_process
 from pipelines.decoding.decode import Decoder
 from pipelines.spans import list_videos, span_table
-from tests.media import make_bad_files, make_damaged_files, make_video
+from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
 CONFIG = ExtractConfig(sampling=SamplingConfig(size=32, clip_frames=4, stride_frames=4))
 
@@ -58,12 +58,18 @@ def test_what_can_be_decoded_of_a_damaged_video_is_kept_and_the_damage_named(tmp
         assert rows[name]["error"]
 
 
-def test_a_file_that_is_gone_is_an_error_of_storage_and_no_row(tmp_path: Path) -> None:
-    video = make_video(tmp_path / "gone.mp4")
-    files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(video)])])
-    video.unlink()
-    with pytest.raises(StorageError, match="there is nothing at"):
-        inspect_files(files, CONFIG.limits)
+def test_a_file_that_is_gone_before_it_is_looked_into_is_left_and_the_others_are_sources(
+    tmp_path: Path,
+) -> None:
+    for name in ("gone", "staying"):
+        make_still(tmp_path / f"{name}.png")
+    files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(tmp_path)])])
+    (tmp_path / "gone.png").unlink()
+    gone, staying = inspect_files(files, CONFIG.limits).to_pylist()
+    assert (gone["name"], gone["source_id"]) == ("gone.png", None)
+    assert f"there is nothing at {tmp_path}/gone.png; it was there a moment ago" in gone["left"]
+    assert (staying["name"], staying["left"]) == ("staying.png", None)
+    assert staying["source_id"]
 
 
 def test_a_source_that_changed_is_left_without_a_row_and_the_others_are_done(tmp_path: Path) -> None:
