@@ -76,3 +76,11 @@ def test_tasks_that_cannot_know_where_to_meet_are_refused() -> None:
     environment = {name: value for name, value in SRUN.items() if name != "SLURM_JOB_NODELIST"}
     with pytest.raises(UsageError, match="set MASTER_ADDR"):
         announced.adopt(environment)
+
+
+def test_who_ends_a_worker_where_another_one_has_refused() -> None:
+    words = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node007", "MASTER_PORT": "20000"}
+    assert announced.looks_after_itself(words)
+    assert not announced.looks_after_itself(words | {"TORCHELASTIC_RUN_ID": "none"})  # torchrun
+    assert not announced.looks_after_itself(words | {"CROSS_RANK": "0"})  # deepspeed
+    assert not announced.looks_after_itself(words | {"WORLD_SIZE": "1"})

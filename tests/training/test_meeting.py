@@ -14,16 +14,19 @@ from infra import storage
 from infra.errors import Stopped
 from pipelines.shards import ShardSet
 from tests.training import runs
+from tests.training.faults import Bench
+from tests.training.workers import Workers
 from training import going_on
 from training.data import open_data
 from training.launching.meeting import ended_by_signals
 from training.recipes import get_recipe
 from training.run_directory import RunDirectory
 
+THREE = ("--batches.global-batch=6", "--num-workers=3")
 NOBODY_COMES = """
 import datetime
-from training.engine import connection
-connection.MEETING_TIMEOUT = datetime.timedelta(seconds=1)
+from training.engine import connection, rendezvous
+rendezvous.MEETING_TIMEOUT = datetime.timedelta(seconds=1)
 connection.connect()
 """
 
@@ -50,6 +53,39 @@ def test_what_the_first_task_refuses_all_refuse_alike(
     said = [process.communicate(timeout=60)[1] for process in tasks]
     assert [process.returncode for process in tasks] == [2, 2]
     assert all("seed" in each and len(each.splitlines()) == 1 for each in said), said
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+@pytest.mark.faults
+def test_what_the_first_task_refuses_alone_ends_the_others_soon(bench: Bench) -> None:
+    """With its exit code, and no sentence of their own."""
+    run_dir = bench.folder / "held"
+    with RunDirectory.at(str(run_dir)).lease():
+        began = time.monotonic()
+        group = bench.start(run_dir, *THREE, world_size=3)
+        assert group.codes() == [2, 2, 2], group.said()
+        assert time.monotonic() - began < 20.0
+    said = [(group.folder / f"{rank}.err").read_text() for rank in range(3)]
+    assert "is writing to" in said[0]
+    assert said[1:] == ["", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+@pytest.mark.faults
+def test_what_another_task_refuses_alone_is_said_by_the_first_one_too(
+    workers: Workers, token_set: ShardSet, tmp_path: Path
+) -> None:
+    """As where a node has not mounted the data: who started it all looks at the first one."""
+    folder, name = os.path.split(token_set.uri)
+    goes_there = f"import os; os.chdir('/' if rank == 1 else {folder!r})"
+    options = "gpt_tiny", f"--data={name}", f"--run-dir={tmp_path}/run", *runs.GPT, *THREE
+    group = workers.start(*options, world_size=3, faults=[goes_there])
+    assert group.codes() == [2, 2, 2], group.said()
+    said = [(group.folder / f"{rank}.err").read_text() for rank in range(3)]
+    assert said == [said[1], said[1], ""]
+    assert len(said[1].splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -162,6 +162,8 @@ def _become_worker(request: dict[str, Any], rank: int) -> None:
         for fault in request["faults"]:
             exec(fault, {"rank": rank})
         code = main(request["start"])
+    except SystemExit as leaving:
+        code = int(str(leaving.code))
     except BaseException:  # noqa: BLE001 - a worker ends with its traceback, as any program
         sys.excepthook(*sys.exc_info())
     finally:

@@ -10,9 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch.distributed.rendezvous import rendezvous
 
-from infra.errors import TrainingError
+from training.engine.rendezvous import meet
 from training.engine.withheld import withheld
 from training.ranks import Ranks
 
@@ -29,8 +28,6 @@ __all__ = ["connect", "deepspeed", "disconnect"]
 """DeepSpeed is had from here, where its accelerator was chosen before it was imported."""
 
 HANG_TIMEOUT = timedelta(minutes=30)
-MEETING_TIMEOUT = timedelta(minutes=5)
-"""For all workers to come: tasks on many nodes start a while apart, and one that refused never comes."""
 
 
 def connect() -> Ranks:
@@ -66,7 +63,8 @@ def _join() -> None:
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     if "WORLD_SIZE" in os.environ:
-        store, rank, world_size = _met()
+        store, rank, world_size = meet()
+        store.set_timeout(HANG_TIMEOUT)
         torch.distributed.init_process_group(
             backend, store=store, rank=rank, world_size=world_size, timeout=HANG_TIMEOUT
         )
@@ -74,22 +72,6 @@ def _join() -> None:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-
-
-def _met() -> tuple[Any, int, int]:
-    """The store at which all workers announced themselves. Raises TrainingError where some do not come."""
-    try:
-        store, rank, world_size = next(rendezvous("env://", timeout=MEETING_TIMEOUT))
-    except torch.distributed.DistError as error:
-        words = "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
-        rank, world_size, address, port = (os.environ.get(word, "?") for word in words)
-        reason = str(error).partition("\n")[0]
-        raise TrainingError(
-            f"worker {rank} of {world_size} did not meet the others at {address}:{port} within "
-            f"{MEETING_TIMEOUT.total_seconds():g} s ({reason}); see what they said, and repeat the command"
-        ) from None
-    store.set_timeout(HANG_TIMEOUT)
-    return store, rank, world_size
 
 
 class _Done:

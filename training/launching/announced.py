@@ -35,6 +35,13 @@ def is_worker(environment: MutableMapping[str, str] = os.environ) -> bool:
     return "RANK" in environment and "WORLD_SIZE" in environment
 
 
+def looks_after_itself(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Whether nobody ends this worker where another one has refused: torchrun and deepspeed would."""
+    has_place = "MASTER_ADDR" in environment and "MASTER_PORT" in environment
+    is_looked_after = "TORCHELASTIC_RUN_ID" in environment or "CROSS_RANK" in environment
+    return environment.get("WORLD_SIZE", "1") != "1" and has_place and not is_looked_after
+
+
 def rank(environment: MutableMapping[str, str] = os.environ) -> int:
     return int(environment.get("RANK", "0"))
 

@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from infra import commit, errors, tracking
+from infra import commit, tracking
 from infra.errors import ReelgptError, StorageError, TrainingError
 from training.launching.job import Job
 from training.launching.watchdog import verdict_in
+from training.refusals import error_of, word_of
 from training.run_directory import RunDirectory
 
 Summary = dict[str, Any]
@@ -22,16 +23,12 @@ def answer_of(work: Callable[[Job], Summary], job: Job) -> dict[str, Any]:
     except StorageError:
         raise
     except ReelgptError as error:
-        return refused(error)
-
-
-def refused(error: ReelgptError) -> dict[str, Any]:
-    return {"refusal": type(error).__name__, "message": str(error)}
+        return word_of(error)
 
 
 def summary_of(answer: dict[str, Any]) -> Summary:
     if "refusal" in answer:
-        raise getattr(errors, answer["refusal"])(answer["message"])
+        raise error_of(answer)
     summary: Summary = answer["summary"]
     return summary
 

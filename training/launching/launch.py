@@ -14,6 +14,7 @@ that the workers agree on, and hands back the summary. Refusals come before torc
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Literal
@@ -29,7 +30,7 @@ from training.going_on import begin, check
 from training.launching import announced
 from training.launching.answers import Summary, surroundings
 from training.launching.job import Job
-from training.launching.meeting import ended_by_signals
+from training.launching.meeting import ended_by_signals, refusals_told
 from training.launching.settling import is_owing, settle
 from training.launching.stopping import die_with_parent
 from training.launching.under_processes import under_deepspeed, under_torchrun
@@ -60,14 +61,15 @@ def train(
     a signal had come. Raises UsageError for what cannot be, Stopped after a signal.
     """
     announced.adopt()
-    if announced.is_worker():
-        config = replace(config, num_workers=int(os.environ["WORLD_SIZE"]), min_workers=None)
-    config = inline(config)
-    launch = _choose(launcher, config)
-    directory = RunDirectory.at(run_dir)
-    opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
     leads = announced.rank() == 0  # under a launcher of the user's, one speaks for all
-    check(directory, config, opened, resume=resume, speaks=leads)  # by all, or the others would wait for it
+    with refusals_told():
+        if announced.is_worker():
+            config = replace(config, num_workers=int(os.environ["WORLD_SIZE"]), min_workers=None)
+        config = inline(config)
+        launch = _choose(launcher, config)
+        directory = RunDirectory.at(run_dir)
+        opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
+        check(directory, config, opened, resume=resume, speaks=leads)
     summary = None if goes_back(directory, config, resume) else directory.finished()
     if summary is not None:
         if leads:
@@ -77,8 +79,10 @@ def train(
     job = replace(job, pause_after=pause_after)
     if not leads:
         return launch(job) | {"was_finished": False}
-    with directory.lease():
-        begin(directory, config, opened, resume=resume, attempt=job.attempt)
+    with ExitStack() as held:
+        with refusals_told():
+            held.enter_context(directory.lease())
+            begin(directory, config, opened, resume=resume, attempt=job.attempt)
         with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
             summary = _launched(launch, job, directory, opened)
         summary = settle(directory, config, opened, summary, is_fresh=True)

@@ -1,9 +1,11 @@
-"""Before the workers have met, a signal ends this one at once: there is nothing to save, and nobody to ask.
+"""Before the workers have met: what one of them refuses ends them all; a signal ends this one at once, as
+there is nothing to save, and nobody to ask.
 
 A worker that waits for others waits in torch's own code, where Python hears no signal: Slurm's SIGTERM, or a
-Ctrl-C, would be heeded once the others come, which they never do where the first one has refused.
+Ctrl-C, would be heeded once the others come, which they never do where one was killed.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,6 +16,7 @@ from types import FrameType
 
 from infra.errors import Stopped
 from infra.signals import STOPPING, heard_by
+from training.launching import announced
 
 GRACE_SECONDS = 1.0
 """For Python to hear the signal itself, and to leave in order."""
@@ -38,6 +41,22 @@ def ended_by_signals() -> Iterator[None]:
         is_left.set()
         signal.set_wakeup_fd(before)
         os.close(writer)
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Inside, what this worker meets alone is the end of the others, too, who wait for it where they meet."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:
+        if announced.looks_after_itself():
+            with contextlib.suppress(Stopped), ended_by_signals():
+                from training.engine.rendezvous import decline
+
+                decline(error)
+        raise
 
 
 def _raise(_: int, __: FrameType | None) -> None:

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 
 from infra import configs, storage
 from infra.errors import StorageError, TrainingError
-from training.launching.answers import Summary, answer_of, refused, require_no_hang, summary_of, surroundings
+from training.launching.answers import Summary, answer_of, require_no_hang, summary_of, surroundings
 from training.launching.job import Job
 from training.launching.stopping import StopRequest, die_with_parent, stop_file
+from training.refusals import word_of
 
 POLL_SECONDS = 0.2
 WORKER_MODULE = "training.launching.under_processes"
@@ -95,7 +96,7 @@ def _worker(job_file: str, answer_file: str) -> None:
     except StorageError as error:  # what this worker alone has met
         if not is_first:
             raise
-        answer = refused(error)
+        answer = word_of(error)
     if is_first:
         storage.write_json(answer_file, answer)
 
