@@ -312,7 +312,9 @@ def test_a_command_with_nothing_to_do_starts_no_ray(videos: Path, frames: Path) 
     assert (summary["done_now"], summary["done_before"], summary["pace"]) == (0, 20, None)
 
 
-def test_the_rows_of_a_failed_file_say_why(tmp_path: Path) -> None:
+@pytest.mark.faults
+@pytest.mark.exhaustive
+def test_where_every_file_has_failed_the_rows_say_why_and_there_is_no_clip(tmp_path: Path) -> None:
     make_bad_files(tmp_path / "videos")
     reelgpt("extract", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), expect=OVER_BUDGET)
     table: pa.Table = ShardSet.open(str(tmp_path / "out")).spans()

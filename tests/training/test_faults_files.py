@@ -117,6 +117,17 @@ def test_a_converted_form_that_rots_is_told_and_converted_again(bench: Bench, tm
     assert faults.clips_taken(run_dir) == faults.clips_taken(expected.run_dir)
 
 
+def test_going_on_under_another_version_is_said(bench: Bench, tmp_path: Path) -> None:
+    bench.unfinished(tmp_path / "run", *OPTIONS)
+    newest = faults.newest_checkpoint(tmp_path / "run")
+    root, name = str(newest.parent), newest.name
+    saved = manifest.read_manifest(root, name)
+    saved.state["versions"]["torch"] = "1.0"
+    manifest.write_manifest(root, saved)
+    refusal = bench.run(tmp_path / "run", *OPTIONS, code=1)  # the files say otherwise
+    assert "saved under torch 1.0, gone on with under" in refusal["stderr"]
+
+
 def test_no_bit_of_a_manifest_can_flip_unnoticed(bench: Bench, tmp_path: Path) -> None:
     newest = faults.newest_checkpoint(bench.undisturbed(*OPTIONS).run_dir)
     root, name = str(newest.parent), newest.name

@@ -91,6 +91,15 @@ def test_two_workers_then_one_then_four_then_two(long_bench: Bench, tmp_path: Pa
     differ(long_bench, tmp_path / "run", f"--engine.zero-stage={stage}")
 
 
+def test_every_zero_stage_learns_the_same(long_bench: Bench) -> None:
+    plain, *sharded = (
+        faults.losses(long_bench.undisturbed(f"--engine.zero-stage={stage}").run_dir)
+        for stage in faults.STAGES
+    )
+    for losses in sharded:
+        assert losses == pytest.approx(plain, rel=1e-4)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("stages", [(0, 1, 3, 2), (3, 0, 2, 1)])
 def test_every_zero_stage_goes_on_from_every_other(
