@@ -169,8 +169,8 @@ class DecodeLimits:
     attempts: int = 2
     """Tries of a span whose child was killed or crashed, before its row says so."""
     still_seconds: int = 30
-    """How long a child may neither answer, nor use the CPU, nor wait for a disk, before it counts as
-    hanging."""
+    """How long a child may neither answer, nor use the CPU, nor wait for a disk, before it counts as hanging;
+    and how long a read of its file may take then, before the storage does."""
 
     def __post_init__(self) -> None:
         _at_least("cpu_seconds", self.cpu_seconds, 1)

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from infra.errors import ClusterError, UsageError
+from infra.errors import ClusterError, StorageError, UsageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decoding_process import DecodingProcess
 from pipelines.decoding.source_cache import opened_locally
@@ -99,6 +99,9 @@ class Decoder:
             answer["attempts"] = attempt
             if "disk_error" in answer:
                 raise failing_disk(file, answer["disk_error"])
+            if "stalled" in answer:
+                self.close()
+                raise StorageError(_stalled(file, answer["stalled"]))
             is_out_of_memory = answer.get("error_class") == "memory_limit"
             if not child.has_ended() and not is_out_of_memory:
                 return answer, payload
@@ -124,6 +127,13 @@ class Decoder:
                 f"something kills the decoding children on {socket.gethostname()} ({kills} times for one "
                 f"span); it may be out of memory: free some, or lower --num-cpus, and repeat the command"
             )
+
+
+def _stalled(file: IO[bytes], seconds: float) -> str:
+    return (
+        f"{file.name} cannot be read on {socket.gethostname()}: no answer for {seconds:g} s from where it is "
+        f"mounted; repeat the command once that answers"
+    )
 
 
 def read_frames(

@@ -1,7 +1,8 @@
 """The decoding child seen from its parent: started, asked, watched, and its end explained.
 
 A hang is told by stillness (no thread of the child runs or waits for a disk, and none used the CPU), never by
-a clock: on a busy machine everything is slow. An endless loop uses the CPU, and ends at its limit.
+a clock: on a busy machine everything is slow. An endless loop uses the CPU, and ends at its limit. Whoever
+stands still may wait for a mount: then the file is read here, too, before anything is said of the decoder.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, cast
 from infra.errors import ClusterError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.child import protocol
+from pipelines.decoding.stalled_source import is_stalled
 from pipelines.error_classes import ERROR_CLASSES
 
 ROOT = str(Path(__file__).parents[2])
@@ -29,11 +32,16 @@ PROGRAM = (
 START_SECONDS = 120.0
 POLLS = 6
 """Looks at a child that does not answer, without a sign of life, before it counts as hanging."""
+LEAVING_SECONDS = 2.0
+"""For a child that was killed. Where it waits for a mount, the kernel may keep it until that answers."""
 LAST_WORDS_BYTES = 1 << 16
+_KEPT: list[subprocess.Popen[bytes]] = []
+"""Killed, and kept by the kernel: their ends are asked for until they come."""
 OUT_OF_MEMORY = ("bad_alloc", "Cannot allocate memory", "MemoryError")
 """In the last words of a child whose native code ended the process instead of telling."""
 
 Answer = dict[str, Any]
+Signs = list[tuple[str, ...]]
 
 
 class DecodingProcess:
@@ -78,9 +86,12 @@ class DecodingProcess:
         nothing = memoryview(b"")
         try:
             protocol.send_request(self._socket, request, descriptor)
-            answer_bytes, payload_bytes = protocol.HEADER.unpack(self._receive(protocol.HEADER.size))
-            answer = cast(Answer, json.loads(bytes(self._receive(answer_bytes))))
-            return answer, self._receive(payload_bytes)
+            header = self._receive(protocol.HEADER.size, descriptor)
+            answer_bytes, payload_bytes = protocol.HEADER.unpack(header)
+            answer = cast(Answer, json.loads(bytes(self._receive(answer_bytes, descriptor))))
+            return answer, self._receive(payload_bytes, descriptor)
+        except _StalledError:
+            return {"stalled": self._limits.still_seconds}, nothing
         except _HangingError:
             self._process.kill()
             self._process.wait()
@@ -93,9 +104,11 @@ class DecodingProcess:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(LEAVING_SECONDS)
         self._socket.close()
         os.close(self._complaints)
+        _KEPT[:] = [one for one in (*_KEPT, self._process) if one.poll() is None]
 
     def _await_ready(self) -> None:
         """Raises ClusterError where the child cannot even start: a fault of the machine, not of a file."""
@@ -134,8 +147,9 @@ class DecodingProcess:
             return os.read(self._complaints, LAST_WORDS_BYTES).decode(errors="replace")
         return ""
 
-    def _receive(self, num_bytes: int) -> memoryview:
-        """Writable, so that arrays over it are too. Raises _HangingError, or ConnectionError at the end."""
+    def _receive(self, num_bytes: int, descriptor: int) -> memoryview:
+        """Writable, so that arrays over it are too. Raises _StalledError where the file itself does not
+        answer, _HangingError, or ConnectionError at the end."""
         data = memoryview(bytearray(num_bytes))
         view, still_polls, used = data, 0, self._signs_of_life()
         while view:
@@ -145,27 +159,38 @@ class DecodingProcess:
                 before, used = used, self._signs_of_life()
                 still_polls = still_polls + 1 if used == before else 0
                 if still_polls >= POLLS:
-                    raise _HangingError from None
+                    self._explain_stillness(descriptor, used)
+                    still_polls = 0
                 continue
             if received == 0:
                 raise ConnectionResetError
             view = view[received:]
         return data
 
-    def _signs_of_life(self) -> object:
-        """CPU time of each thread; something new each time while one runs or waits for a disk."""
-        times = []
+    def _explain_stillness(self, descriptor: int, signs: Signs) -> None:
+        """A slow disk is none of either."""
+        if is_stalled(descriptor, self._limits.still_seconds):
+            raise _StalledError
+        if not any(state == "D" for _, state, *_ in signs):
+            raise _HangingError
+
+    def _signs_of_life(self) -> Signs:
+        """State and CPU time of each thread; nothing of the child is alike twice while one runs."""
+        signs: Signs = []
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for thread in sorted(os.listdir(f"/proc/{self.pid}/task")):
                 with open(f"/proc/{self.pid}/task/{thread}/stat") as file:
                     fields = file.read().rpartition(")")[2].split()
-                if fields[0] in "RD":
-                    return object()
-                times.append((thread, *fields[11:13]))
-        return times
+                now = str(time.monotonic_ns()) if fields[0] == "R" else ""
+                signs.append((thread, fields[0], *fields[11:13], now))
+        return signs
 
 
 class _HangingError(Exception):
+    pass
+
+
+class _StalledError(Exception):
     pass
 
 

@@ -43,11 +43,18 @@ class FaultyMount:
 
 
 @contextlib.contextmanager
-def faulty_mount(folder: Path, name: str, content: Path) -> Iterator[FaultyMount]:
+def faulty_mount(
+    folder: Path, name: str, content: Path, *, reads_ahead: bool = True
+) -> Iterator[FaultyMount]:
     """Mounts `content` as FOLDER/NAME; skips the test where this user may not. Whoever still waits at the end
-    is answered with an error."""
+    is answered with an error.
+
+    Who waits for a kernel that reads ahead (ASYNC_READ) seems to wait for a disk (state D, as with NFS); else
+    it sleeps (S).
+    """
     folder.mkdir()
-    command = [sys.executable, __file__, str(folder), name, str(content)]
+    flags = ASYNC_READ if reads_ahead else 0
+    command = [sys.executable, __file__, str(folder), name, str(content), str(flags)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         said = server.stdout.readline()
@@ -57,8 +64,8 @@ def faulty_mount(folder: Path, name: str, content: Path) -> Iterator[FaultyMount
 
 
 class Server:
-    def __init__(self, folder: str, name: str, content: bytes) -> None:
-        self._folder, self._name, self._content = folder, name.encode(), content
+    def __init__(self, folder: str, name: str, content: bytes, flags: int) -> None:
+        self._folder, self._name, self._content, self._flags = folder, name.encode(), content, flags
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._device = os.open("/dev/fuse", os.O_RDWR)
         self.way = WAYS[0]
@@ -87,7 +94,7 @@ class Server:
     def _answer(self, opcode: int, node: int, body: bytes) -> bytes | int:
         """The body of the answer, or an errno."""
         if opcode == INIT:
-            return struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, ASYNC_READ, 1, 1, 1 << 16, 1, 1, 0, 0)
+            return struct.pack("<IIIIHHIIHHI28x", 7, 31, 0, self._flags, 1, 1, 1 << 16, 1, 1, 0, 0)
         if opcode == LOOKUP:
             known = body.rstrip(b"\0") == self._name
             return struct.pack("<QQQQII", FILE, 0, 0, 0, 0, 0) + self._attributes(FILE) if known else ENOENT
@@ -112,10 +119,10 @@ def say(word: str) -> None:
 
 
 def main() -> None:
-    """FOLDER NAME CONTENT; each line of stdin is a way to go on, its end the end."""
-    folder, name, content = sys.argv[1:]
+    """FOLDER NAME CONTENT FLAGS; each line of stdin is a way to go on, its end the end."""
+    folder, name, content, flags = sys.argv[1:]
     try:
-        server = Server(folder, name, Path(content).read_bytes())
+        server = Server(folder, name, Path(content).read_bytes(), int(flags))
         server.mount()
     except OSError as error:
         sys.exit(str(error))

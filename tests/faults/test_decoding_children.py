@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from infra.errors import ClusterError, StorageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decode import MOST_KILLS, Decoded, Decoder
+from pipelines.spans import SourceError
+from tests.faults.faulty_mount import faulty_mount
 from tests.faults.faulty_python import children_run, python_with_all_faults
 from tests.faults.matrix import all_with_a_sample
 from tests.faults.processes import none_left_behind
@@ -53,7 +56,11 @@ def decoder(faulty: Path) -> Iterator[Decoder]:
 
 def decode(decoder: Decoder, path: Path) -> Decoded:
     with open(path, "rb") as file:
-        return decoder.decode(file, start_seconds=0.0, end_seconds=None, fps=8.0, sizes=((64, 64),))
+        return decode_opened(decoder, file)
+
+
+def decode_opened(decoder: Decoder, file: IO[bytes]) -> Decoded:
+    return decoder.decode(file, start_seconds=0.0, end_seconds=None, fps=8.0, sizes=((64, 64),))
 
 
 @pytest.mark.parametrize("fault", all_with_a_sample(FAULTS, 2))
@@ -104,6 +111,26 @@ def test_a_disk_that_fails_is_no_fault_of_the_file(good: Path, tmp_path: Path, d
     with pytest.raises(StorageError, match=r"rot\.mp4 cannot be read to its end .* mend the disk"):
         decode(decoder, on_a_bad_disk)
     assert decode(decoder, good).error_class is None
+
+
+@pytest.mark.parametrize(
+    ("ask", "reads_ahead"), [("decode", False), pytest.param("probe", True, marks=pytest.mark.exhaustive)]
+)
+def test_a_mount_that_does_not_answer_is_no_fault_of_the_file(
+    good: Path, tmp_path: Path, ask: str, reads_ahead: bool
+) -> None:
+    decoder, asked = Decoder(LIMITS), {"probe": Decoder.probe, "decode": decode_opened}
+    with (
+        none_left_behind(),
+        faulty_mount(tmp_path / "mount", "far.mp4", good, reads_ahead=reads_ahead) as mount,
+        open(mount.path, "rb") as file,
+    ):
+        mount.serve("reads stall")
+        with pytest.raises(StorageError, match=r"far\.mp4 cannot be read on .*: no answer for 1 s") as said:
+            asked[ask](decoder, file)
+        assert not isinstance(said.value, SourceError), "whatever is mounted there would be left one by one"
+        assert decode(decoder, good).error_class is None
+        decoder.close()
 
 
 @contextlib.contextmanager
