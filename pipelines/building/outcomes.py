@@ -7,6 +7,8 @@ Where a source changed under way there is no row, and the workers tell the comma
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from pipelines.clips import Clip, cut_clips, cut_shots
 from pipelines.config import ExtractConfig
 from pipelines.decoding.decode import Decoded
@@ -100,6 +102,6 @@ def _clip_row(clip: Clip, facts: dict[str, float], config: ExtractConfig) -> dic
         "content_hash": content_hash(clip.frames),
         "perceptual_hash": perceptual_hash(clip.frames),
         "shape": list(clip.frames.shape) if has_frames else None,
-        "frames": clip.frames.tobytes() if has_frames else None,
+        "frames": np.ascontiguousarray(clip.frames).data if has_frames else None,
         "rejected": rejected,
     }
