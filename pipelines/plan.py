@@ -1,4 +1,4 @@
-"""What extracting or tokenizing videos will take: measured on a few real spans, and scaled to all of them.
+"""What extracting or tokenizing videos will take: measured on 1 % of the spans, and scaled to all of them.
 
 Files are drawn in proportion to their bytes, which a listing knows; so what is found of those drawn, by byte,
 stands for all. Where no more files are there than would be looked into, hours and spans are exact.
@@ -8,13 +8,13 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, StorageError
 from infra.storage import FileInfo
 from pipelines import records, tables
 from pipelines.building import claim, outcomes, stages
@@ -26,23 +26,33 @@ from pipelines.shards import Kind, clip_schema
 from pipelines.spans import Span, list_videos, span_table
 
 SECONDS_PER_HOUR = 3600
+FEWEST_SOURCES, MOST_SOURCES = 32, 1000
+FEWEST_SPANS, MOST_SPANS = 8, 100
+SHARE = 0.01
 START_SECONDS = 15
 """Of a command beside its work: Ray, its workers with what they import, and the sealing."""
 Row = dict[str, Any]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeConfig:
-    sources: int = 32
-    """Most files to look into for their durations; remote ones are fetched whole."""
-    spans: int = 8
-    """Most spans to decode and tokenize."""
+    sources: int | None = None
+    """Most files to look into for their durations; by default 1 % of all, at least 32 and at most 1,000.
+    Remote ones are fetched whole."""
+    spans: int | None = None
+    """Most spans to decode and tokenize; by default 1 % of all, at least 8 and at most 100."""
+    seconds: float = 60.0
+    """After so long on files, or on spans, no more of them are begun where the least are done."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("sources", "spans"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} probes nothing; give at least 1")
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ConfigError(f"{name}={number} probes nothing; give at least 1")
+        if not self.seconds >= 0:
+            raise ConfigError(f"seconds={self.seconds:g} is no time; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,25 +79,26 @@ class Probed:
     record: Row
 
 
-def plan(job: PlanJob, on_progress: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """Raises UsageError where there are no videos."""
-    files, rng = list_videos(job.videos), random.Random(job.probe.seed)
-    drawn = _draw(files, job.probe.sources, rng)
-    on_progress(0, job.probe.spans, f"looking into {len(set(drawn))} of {len(files)} files")
-    known = _inspected(drawn, job.config)
+def plan(job: PlanJob, on_progress: Callable[[int, int | None, str], None]) -> dict[str, Any]:
+    """Raises UsageError where there are no videos, StorageError where none of those drawn is to be had."""
+    files, rng, probe = list_videos(job.videos), random.Random(job.probe.seed), job.probe
+    drawn = _draw(files, probe.sources or _share(len(files), FEWEST_SOURCES, MOST_SOURCES), rng)
+    on_progress(0, None, f"looking into {len(set(drawn))} of {len(files)} files")
+    drawn, known = _inspected(_in_time(drawn, probe.sources or FEWEST_SOURCES, probe.seconds), job.config)
     hours, num_spans = _size(files, drawn, known, job.config.sampling.span_seconds)
-    spans = _spans(known, job, rng)
+    spans = _spans(known, probe.spans or _share(num_spans, FEWEST_SPANS, MOST_SPANS), job, rng)
     probed = []
-    for number, span in enumerate(spans, 1):
+    for span in _in_time(spans, probe.spans or FEWEST_SPANS, probe.seconds):
         probed.append(_probe(span, known[span.source]["duration_seconds"], job.config))
-        on_progress(number, len(spans), "")
+        on_progress(len(probed), len(spans), "")
     stages.decoder_of_this_process(job.config.limits).close()
     found: dict[str, Any] = {
         "sources": len(files),
         "bytes": sum(file.size for file in files),
         "hours": hours,
         "spans": num_spans,
-        "is_exact": len(files) <= job.probe.sources,
+        "is_exact": len(known) == len(files),
+        "probed_sources": len(known),
     }
     return found | _scaled(probed, hours, job)
 
@@ -99,11 +110,31 @@ def _draw(files: list[FileInfo], most: int, rng: random.Random) -> list[FileInfo
     return rng.choices(files, weights=[max(1, file.size) for file in files], k=most)
 
 
-def _inspected(drawn: list[FileInfo], config: ExtractConfig) -> dict[str, Row]:
-    """The sources, by name."""
-    once = {file.name: file for file in drawn}.values()
-    listed = pa.table({name: [getattr(file, name) for file in once] for name in FILE_COLUMNS})
-    return {row["name"]: row for row in stages.inspect_files(listed, config.limits).to_pylist()}
+def _share(number: int, fewest: int, most: int) -> int:
+    return min(most, max(fewest, math.ceil(SHARE * number)))
+
+
+def _in_time(items: Iterable[Item], fewest: int, seconds: float) -> Iterator[Item]:
+    """The first ones, and the others for as long as there is time."""
+    until = time.monotonic() + seconds
+    for number, item in enumerate(items):
+        if number >= fewest and time.monotonic() >= until:
+            return
+        yield item
+
+
+def _inspected(drawn: Iterable[FileInfo], config: ExtractConfig) -> tuple[list[FileInfo], dict[str, Row]]:
+    """The draws of files that are to be had, and the sources behind them by name."""
+    draws, rows = list[FileInfo](), dict[str, Row]()
+    for file in drawn:
+        draws.append(file)
+        if file.name not in rows:
+            listed = pa.table({name: [getattr(file, name)] for name in FILE_COLUMNS})
+            (rows[file.name],) = stages.inspect_files(listed, config.limits).to_pylist()
+    known = {name: row for name, row in rows.items() if row["left"] is None}
+    if not known:
+        raise StorageError(next(iter(rows.values()))["left"])
+    return [file for file in draws if file.name in known], known
 
 
 def _size(
@@ -115,7 +146,7 @@ def _size(
     for name in table.column("source").to_pylist():
         spans[name] = spans.get(name, 0) + 1
     seconds = {name: row["duration_seconds"] or 0.0 for name, row in known.items()}
-    if drawn is files:
+    if len({file.name for file in drawn}) == len(files):
         return sum(seconds.values()) / SECONDS_PER_HOUR, sum(spans.values())
     total = sum(max(1, file.size) for file in files)
     per_byte = [(seconds[f.name] / max(1, f.size), spans[f.name] / max(1, f.size)) for f in drawn]
@@ -123,10 +154,10 @@ def _size(
     return all_seconds / SECONDS_PER_HOUR, round(all_spans)
 
 
-def _spans(known: dict[str, Row], job: PlanJob, rng: random.Random) -> list[Span]:
+def _spans(known: dict[str, Row], most: int, job: PlanJob, rng: random.Random) -> list[Span]:
     table = span_table(pa.Table.from_pylist(list(known.values())), job.config.sampling.span_seconds)
-    chosen = rng.sample(range(table.num_rows), min(job.probe.spans, table.num_rows))
-    return [Span(**fields) for fields in table.take(pa.array(sorted(chosen))).to_pylist()]
+    chosen = rng.sample(range(table.num_rows), min(most, table.num_rows))
+    return [Span(**fields) for fields in table.take(pa.array(chosen)).to_pylist()]
 
 
 def _probe(span: Span, duration_seconds: float | None, config: ExtractConfig) -> Probed:

@@ -18,7 +18,7 @@ from reelgpt.tokenize import tokenizer_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanTokenize:
-    """What tokenizing these videos will take, from a few of their spans, decoded and tokenized here. Without
+    """What tokenizing these videos will take, from 1 % of their spans, decoded and tokenized here. Without
     a tokenizer: what extracting their frames will take.
 
     Example: reelgpt plan tokenize s3://bucket/videos --tokenizer models:/tokenizer_tiny@latest --num-cpus 64
@@ -77,7 +77,10 @@ def _basis(facts: dict[str, Any]) -> str:
     error = facts["relative_error"]
     spread = "" if error is None else f"; standard error of the hours {error:.0%}"
     failed = f"; {facts['failed_spans']} of them failed" if facts["failed_spans"] else ""
-    return f"from {facts['probed_spans']} spans, decoded here{failed}{spread}"
+    return (
+        f"from {facts['probed_sources']:,} of the files, and {facts['probed_spans']:,} of their spans, "
+        f"decoded here{failed}{spread}"
+    )
 
 
 def _size(num_bytes: int) -> str:

@@ -7,6 +7,7 @@ for ever, and so would the kernel before it lets it end.
 import contextlib
 import ctypes
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -121,6 +122,8 @@ def say(word: str) -> None:
 def main() -> None:
     """FOLDER NAME CONTENT FLAGS; each line of stdin is a way to go on, its end the end."""
     folder, name, content, flags = sys.argv[1:]
+    for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # those that end the tests, too
+        signal.signal(end, signal.SIG_IGN)
     try:
         server = Server(folder, name, Path(content).read_bytes(), int(flags))
         server.mount()

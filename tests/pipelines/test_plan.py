@@ -5,12 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import ConfigError, UsageError
+from infra.errors import ConfigError, StorageError, UsageError
 from infra.storage import FileInfo
-from pipelines.plan import ProbeConfig, _draw, _size
+from pipelines.building import stages
+from pipelines.plan import (
+    FEWEST_SOURCES,
+    FEWEST_SPANS,
+    ProbeConfig,
+    _draw,
+    _in_time,
+    _inspected,
+    _share,
+    _size,
+)
 from pipelines.shards import ShardSet
+from pipelines.spans import list_videos
 from reelgpt.plan import Plan
 from reelgpt.plan_tokenize import PlanTokenize
+from tests.media import make_still
 from tests.pipelines.conftest import CONFIG
 
 
@@ -59,8 +71,41 @@ def test_hours_and_spans_of_many_files_are_told_from_a_few() -> None:
     assert guessed != exact
 
 
+def test_one_file_in_a_hundred_is_looked_into_but_never_so_few_that_they_say_nothing(tmp_path: Path) -> None:
+    still = make_still(tmp_path / "still.png").read_bytes()
+    (tmp_path / "videos").mkdir()
+    for number in range(3300):
+        (tmp_path / "videos" / f"{number}.png").write_bytes(still)
+    planned = PlanTokenize(videos=(str(tmp_path / "videos"),), probe=ProbeConfig(seconds=0)).run()
+    assert (planned.summary["sources"], planned.summary["is_exact"]) == (3300, False)
+    assert 30 < planned.summary["probed_sources"] <= FEWEST_SOURCES  # of some drawn twice
+    assert planned.summary["probed_spans"] == FEWEST_SPANS
+    assert planned.summary["spans"] == 3300
+    assert [_share(number, 32, 1000) for number in (1, 3200, 3300, 10**6)] == [32, 32, 33, 1000]
+
+
+def test_more_than_the_fewest_are_probed_for_as_long_as_there_is_time() -> None:
+    assert list(_in_time(range(100), 8, 60.0)) == list(range(100))
+    assert list(_in_time(range(100), 8, 0.0)) == list(range(8))
+
+
+def test_a_file_that_is_gone_is_left_out_of_a_plan(tmp_path: Path) -> None:
+    for name in ("gone", "there"):
+        make_still(tmp_path / f"{name}.png")
+    files = list_videos([str(tmp_path)])
+    (tmp_path / "gone.png").unlink()
+    drawn, known = _inspected(files, CONFIG)
+    assert ([file.name for file in drawn], list(known)) == (["there.png"], ["there.png"])
+    (tmp_path / "there.png").unlink()
+    with pytest.raises(StorageError, match="there is nothing at"):
+        _inspected(files, CONFIG)
+    stages.decoder_of_this_process(CONFIG.limits).close()
+
+
 def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no videos in"):
         Plan.parse(["tokenize", str(tmp_path)]).run()
     with pytest.raises(ConfigError, match="spans=0 probes nothing"):
         ProbeConfig(spans=0)
+    with pytest.raises(ConfigError, match="seconds=-1 is no time"):
+        ProbeConfig(seconds=-1)
