@@ -31,6 +31,7 @@ class RunConfig:
     checkpoints: CheckpointsConfig
     evaluation: EvaluationConfig
     steps: int
+    """A later command of the run may give another number before the learning rate begins to depend on it."""
     num_workers: int
     min_workers: int | None = None
     """Under Ray Train: go on with fewer than num_workers, down to this, while there is no room for more."""

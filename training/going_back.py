@@ -8,8 +8,9 @@ the second `--resume 3` goes on from where the first one came to. Who means the 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from infra import storage
 from infra.errors import StorageError
@@ -18,6 +19,7 @@ from training.config import RunConfig
 from training.run_directory import RunDirectory, sampled_step
 from training.saving import checkpoints, manifest
 from training.saving.copies import Copies
+from training.saving.manifest import Checkpoint
 from training.tracking import tracking_record
 
 NAME = re.compile(r"(\d+)(?:/([1-9]\d*))?")
@@ -39,10 +41,6 @@ class GoingBack:
 
     def __str__(self) -> str:
         return str(self.step) if self.nth == 1 else f"{self.step}/{self.nth}"
-
-    @property
-    def once_more(self) -> "GoingBack":
-        return GoingBack(self.step, self.nth + 1)
 
     def is_behind(self, root: str, copies: Copies | None) -> bool:
         """Whether the newest checkpoint, here in `root` or among the copies, comes after it."""
@@ -69,6 +67,21 @@ def gone_back(directory: RunDirectory) -> list[str]:
     """Names of the goings back that commands here have done. Raises UsageError where `config.json` is not
     ours."""
     return list(directory.record().get(GONE_BACK, ())) if storage.exists(directory.config) else []
+
+
+def ways_back(directory: RunDirectory, kept: Sequence[Checkpoint]) -> list[GoingBack]:
+    """One to each of these checkpoints, which come newest first: the next that the run has not behind it."""
+    behind = set(gone_back(directory)).union(*(known.state.get(GONE_BACK, ()) for known in kept[:1]))
+    return [_next(checkpoint.step, behind) for checkpoint in kept]
+
+
+def once_more(directory: RunDirectory, done: GoingBack) -> GoingBack:
+    return _next(done.step, {str(done), *gone_back(directory)})
+
+
+def _next(step: int, behind: set[str]) -> GoingBack:
+    ways = (GoingBack(step, nth) for nth in count(1))
+    return next(way for way in ways if str(way) not in behind)
 
 
 def joined(*names: Iterable[str]) -> list[str]:

@@ -2,18 +2,25 @@
 
 import glob
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from infra import configs, storage
 from infra.commit import code_commit
 from infra.errors import UsageError
 from training.config import RunConfig
-from training.configs.batches import skipped_until
 from training.data import TrainingData
-from training.going_back import GONE_BACK, GoingBack, forget_after, goes_back, gone_back, joined
+from training.going_back import (
+    GONE_BACK,
+    GoingBack,
+    forget_after,
+    goes_back,
+    gone_back,
+    joined,
+    once_more,
+    ways_back,
+)
 from training.run_directory import RunDirectory
-from training.run_identity import identity, refuse_mismatch
+from training.run_identity import alike_until, identity, refuse_mismatch
 from training.saving import manifest
 
 LEFT_BEHIND = ("ray-*", "stop-*")
@@ -40,11 +47,17 @@ def check(
     if named is not None and going is None and speaks:
         sys.stderr.write(
             f"{directory.path} has gone back to step {named.step} before, and goes on from where it is; "
-            f"to go back there once more, give --resume {named.once_more}\n"
+            f"to go back there once more, give --resume {once_more(directory, named)}\n"
         )
     if storage.exists(directory.config):
-        done = going.step if going else directory.newest_step()
-        refuse_mismatch(_begun(directory), identity(config, data), directory.path, step=done)
+        kept, _ = manifest.committed(directory.checkpoints)
+        refuse_mismatch(
+            _begun(directory),
+            identity(config, data),
+            directory.path,
+            step=going.step if going else _steps_done(directory),
+            ways_back=ways_back(directory, kept),
+        )
         directory.read_metrics()  # a damaged line is met here, before any worker starts
     elif are_strange:
         raise directory.foreign()
@@ -58,6 +71,18 @@ def check(
         raise UsageError(
             f"{directory.path} has no checkpoint to resume from; begin the run with --resume auto"
         )
+    if not has_some and 0 < _steps_done(directory) < config.steps:
+        raise UsageError(
+            f"{directory.path} has done {_steps_done(directory)} steps and has no checkpoint left; "
+            f"begin another run from its model, in another --run-dir, with --init-from {directory.bundle}"
+        )
+
+
+def finished(directory: RunDirectory, config: RunConfig, *, resume: str) -> dict[str, Any] | None:
+    """The summary of a run that has done all steps that this command wants; None where some are left."""
+    if goes_back(directory, config, resume) or _steps_done(directory) != config.steps:
+        return None
+    return directory.finished()
 
 
 def begin(
@@ -70,11 +95,11 @@ def begin(
     behind = gone_back(directory)
     if going := goes_back(directory, config, resume):
         going.rewind(directory.checkpoints, directory.copies(config))
-        storage.delete(directory.result)
         forget_after(directory, going.step)
         behind = joined(behind, [str(going)])  # said last: a kill before it goes back again
-    elif _has_told_any(directory, config.batches.skip_steps):
+    elif storage.exists(directory.config) and _has_told_others(directory, identity(config, data)):
         forget_after(directory, directory.newest_step())
+    storage.delete(directory.result)  # of a run that has been lengthened, or goes back
     record = {
         "attempt": attempt,
         "recipe": config.name,
@@ -90,10 +115,16 @@ def begin(
             storage.delete(path)
 
 
-def _has_told_any(directory: RunDirectory, skip_steps: Sequence[str]) -> bool:
-    """Whether it has said something of a step that is skipped now."""
-    told = {int(line["step"]) for line in directory.read_metrics()}
-    return not told.isdisjoint(skipped_until(max(told, default=0), skip_steps))
+def _steps_done(directory: RunDirectory) -> int:
+    """Also of a finished run whose checkpoints somebody has deleted."""
+    result = directory.finished()
+    return max(directory.newest_step(), int(result["steps_done"]) if result else 0)
+
+
+def _has_told_others(directory: RunDirectory, wanted: dict[str, Any]) -> bool:
+    """Whether it has said something of a step that is another now: a kill lost it, and it is taken again."""
+    told = max((int(line["step"]) for line in directory.read_metrics()), default=0)
+    return told > alike_until(_begun(directory), wanted, told)
 
 
 def _has_copies(
@@ -106,7 +137,8 @@ def _has_copies(
     copies, _ = place.committed()
     for checkpoint in copies[:1]:
         begun, wanted = checkpoint.state["identity"], identity(config, data)
-        refuse_mismatch(begun, wanted, place.uri, step=going.step if going else checkpoint.step)
+        done = going.step if going else checkpoint.step
+        refuse_mismatch(begun, wanted, place.uri, step=done, ways_back=ways_back(directory, copies))
     return bool(copies)
 
 

@@ -1,12 +1,15 @@
 """Whether a command may go on with a run that another began: what the steps done so far depend on."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from infra import configs
 from infra.errors import ConfigError
 from training.config import RunConfig
 from training.configs.batches import skipped_until
+from training.configs.engine import OptimizerConfig
 from training.data import TrainingData
+from training.going_back import GoingBack
 
 FREE_SETTINGS = (
     "name",
@@ -37,8 +40,17 @@ FREE_SETTINGS = (
 """May change between two commands of one run: the steps already done do not depend on them. Another number of
 workers or ZeRO stage goes on with the same clips, and with losses that differ in their last digits."""
 
-SKIPPED = "batches.skip_steps"
-"""May change where it names steps to come: what was done so far does not depend on those."""
+SCHEDULE = (
+    "steps",
+    "optimizer.schedule",
+    "optimizer.warmup_steps",
+    "optimizer.decay_share",
+    "optimizer.final_lr_share",
+)
+"""What nothing but the learning rates of the steps depends on."""
+STEPWISE = ("batches.skip_steps", *SCHEDULE)
+"""May change where every step done so far would have been the same: they say of a step whether it is taken
+and at which learning rate. So a run is lengthened while its learning rate does not fall yet."""
 
 
 def identity(config: RunConfig, data: TrainingData) -> dict[str, Any]:
@@ -47,16 +59,37 @@ def identity(config: RunConfig, data: TrainingData) -> dict[str, Any]:
     return data.identity | {name: value for name, value in settings.items() if name not in FREE_SETTINGS}
 
 
-def refuse_mismatch(begun: dict[str, Any], wanted: dict[str, Any], place: str, *, step: int) -> None:
-    """Raises ConfigError with both values and the remedy where a run would go on as another after `step`."""
+def alike_until(begun: dict[str, Any], wanted: dict[str, Any], step: int) -> int:
+    """The last step up to `step` until which two runs, of one identity but for STEPWISE, are one."""
+    if all(begun[name] == wanted[name] for name in STEPWISE):
+        return step
+    pairs = zip(_rates(begun, step), _rates(wanted, step), strict=True)
+    return next((done for done, (one, other) in enumerate(pairs) if one != other), step)
+
+
+def refuse_mismatch(
+    begun: dict[str, Any],
+    wanted: dict[str, Any],
+    place: str,
+    *,
+    step: int,
+    ways_back: Iterable[GoingBack] = (),
+) -> None:
+    """Raises ConfigError with both values and the remedy where a run would go on as another after `step`.
+
+    `ways_back`: those that there are, the newest step first.
+    """
     if strange := sorted(begun.keys() ^ wanted.keys()):
         raise ConfigError(
             f"the run in {place} is of another kind: only one of the two has {', '.join(strange[:3])}; "
             f"go on with the recipe in its config.json, or give another --run-dir"
         )
     names = [name for name in sorted(begun) if begun[name] != wanted[name]]
-    if SKIPPED in names and skipped_until(step, begun[SKIPPED]) == skipped_until(step, wanted[SKIPPED]):
-        names.remove(SKIPPED)  # they differ in steps to come
+    alike = step
+    if any(name in STEPWISE for name in names):
+        alike = alike_until(begun, wanted, step)
+    if alike == step:  # they differ in steps to come
+        names = [name for name in names if name not in STEPWISE]
     if not names:
         return
     changes = "; ".join(f"{name} is {begun[name]} there and {wanted[name]} here" for name in names)
@@ -67,10 +100,29 @@ def refuse_mismatch(begun: dict[str, Any], wanted: dict[str, Any], place: str, *
     remedy = " and ".join(
         part for part in (given and f"with {given}", left_out and f"without {left_out}") if part
     )
-    back = ", go back before the steps to skip with --resume STEP" if SKIPPED in names else ""
+    back = _back(alike, ways_back) if alike < step else ""
     raise ConfigError(
         f"the run in {place} is another: {changes}; go on {remedy}{back}, or give another --run-dir"
     )
+
+
+def _rates(settings: dict[str, Any], last: int) -> Iterator[float | None]:
+    """Learning rates of the steps up to `last`; None of one that is not taken."""
+    own = {name: value for name, value in settings.items() if name.startswith("optimizer.")}
+    optimizer = configs.from_dict(
+        OptimizerConfig, {name.removeprefix("optimizer."): value for name, value in own.items()}
+    )
+    skipped, steps = skipped_until(last, settings["batches.skip_steps"]), settings["steps"]
+    for step in range(1, last + 1):
+        is_taken = step <= steps and step not in skipped
+        yield optimizer.learning_rate(step, steps) if is_taken else None
+
+
+def _back(alike: int, ways_back: Iterable[GoingBack]) -> str:
+    """How to come to where both runs are one still."""
+    if way := next((way for way in ways_back if way.step <= alike), None):
+        return f", go back with --resume {way}, as both are the same up to step {alike}"
+    return f" (both are the same up to step {alike}, and no checkpoint is left of then)" if alike else ""
 
 
 def _as_option(name: str, value: Any) -> tuple[str, bool]:

@@ -1,7 +1,6 @@
 """`--resume STEP`: it happens once, however often the command is repeated, here or on another machine."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,58 +11,12 @@ from model.bundle import LINEAGE, RECORD
 from pipelines.shards import ShardSet
 from tests.training import faults, runs
 from tests.training.faults import Bench, Moment
+from tests.training.tiny_run import TinyRun
 from training import going_on
-from training.config import RunConfig
 from training.data import TrainingData, open_data
-from training.going_back import GONE_BACK, GoingBack, gone_back
+from training.going_back import GoingBack
 from training.recipes import get_recipe
-from training.run_directory import RunDirectory
-from training.run_identity import identity
-from training.saving import checkpoints
-from training.saving.checkpoints import hashed_file
-from training.saving.manifest import FileRecord
 from training.tracking import tracking_record
-
-
-class TinyRun:
-    """A run directory whose steps are files of a few bytes, with a second place for them."""
-
-    def __init__(self, folder: Path, data: TrainingData, *, skip: tuple[str, ...] = ()) -> None:
-        config = get_recipe("tokenizer_tiny")
-        self.data = data
-        self.directory = RunDirectory.at(str(folder / "run"))
-        self.config: RunConfig = replace(
-            config,
-            checkpoints=replace(config.checkpoints, copy_to=str(folder / "copy")),
-            batches=replace(config.batches, skip_steps=skip),
-        )
-
-    def command(self, resume: str) -> None:
-        going_on.check(self.directory, self.config, self.data, resume=resume)
-        going_on.begin(self.directory, self.config, self.data, resume=resume, attempt="one")
-
-    def reach(self, *steps: int) -> None:
-        """As the workers leave it: a checkpoint and a copy of each, and a line."""
-        root = self.directory.checkpoints
-        for step in steps:
-            name = checkpoints.new_name(step)
-            storage.write(f"{root}/{name}/other", b"")
-            with hashed_file(f"{root}/{name}/weights.pt") as file:
-                file.write(b"weights")
-            record = FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)
-            state = {
-                "step": step,
-                "identity": identity(self.config, self.data),
-                GONE_BACK: gone_back(self.directory),
-            }
-            checkpoints.commit(root, name=name, step=step, state=state, files=[record])
-            storage.append(self.directory.metrics, f'{{"step": {step}}}\n'.encode())
-        copies = self.directory.copies(self.config)
-        assert copies is not None
-        copies.upload_missing()
-
-    def told(self) -> list[float]:
-        return [line["step"] for line in self.directory.read_metrics()]
 
 
 @pytest.fixture
@@ -121,9 +74,7 @@ def test_what_was_gone_back_to_is_known_on_another_machine(run: TinyRun) -> None
     run.reach(6)
     shutil.rmtree(run.directory.path)
     run.command("3")
-    copies = run.directory.copies(run.config)
-    assert copies is not None
-    assert [copy.step for copy in copies.committed()[0]] == [6, 3]
+    assert [copy.step for copy in run.copies.committed()[0]] == [6, 3]
 
 
 def test_a_going_back_that_was_cut_short_is_done_again(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +90,21 @@ def test_a_going_back_that_was_cut_short_is_done_again(run: TinyRun, monkeypatch
 def test_a_copy_holds_up_no_going_back_before_the_steps_to_skip(run: TinyRun, tmp_path: Path) -> None:
     other = TinyRun(tmp_path, run.data, skip=("5",))
     shutil.rmtree(run.directory.path)
-    with pytest.raises(ConfigError, match="go back before the steps to skip with --resume STEP"):
+    with pytest.raises(ConfigError, match="go back with --resume 3, as both are the same up to step 4,"):
         other.command("auto")
     other.command("3")
     assert other.directory.newest_step() == 3
+
+
+def test_going_back_again_for_other_steps_to_skip_is_told_its_name(run: TinyRun, tmp_path: Path) -> None:
+    run.command("3")
+    run.reach(6)
+    other = TinyRun(tmp_path, run.data, skip=("5",))
+    with pytest.raises(ConfigError, match="go back with --resume 3/2, as both are the same up to step 4"):
+        other.command("3")
+    assert run.told() == [3, 6]
+    other.command("3/2")
+    assert run.told() == [3]
 
 
 def test_what_it_drew_and_became_after_the_step_is_forgotten(run: TinyRun) -> None:
@@ -181,7 +143,7 @@ def test_a_step_that_was_told_and_is_skipped_now_makes_another_run_for_mlflow(
     tracking_record.remember(place, tracking_record.TrackingRecord(mlflow_run_id="the first"))
     other = TinyRun(tmp_path, run.data, skip=(skip,))
     if is_another is None:
-        with pytest.raises(ConfigError, match="go back before the steps to skip"):
+        with pytest.raises(ConfigError, match="go back with --resume 3, as both are the same up to step 5,"):
             other.command("auto")
         return
     other.command("auto")

@@ -39,7 +39,8 @@ def test_the_same_run_may_go_on(begun: RunDirectory, config: RunConfig, data: Tr
 
 
 def test_another_length_is_another_run(begun: RunDirectory, config: RunConfig, data: TrainingData) -> None:
-    """The learning rate of every step depends on how many there will be."""
+    """Here the learning rate of every step after the warm-up depends on how many there will be."""
+    storage.write_json(begun.result, {"steps_done": 500})
     with pytest.raises(ConfigError, match="steps is 500 there and 250 here; go on with --steps 500"):
         check(begun, replace(config, steps=250), data, resume="auto")
 

@@ -25,8 +25,7 @@ from infra.passwords import require_no_password
 from training.config import RunConfig
 from training.data import TrainingData, open_data
 from training.engine.deepspeed_settings import inline
-from training.going_back import goes_back
-from training.going_on import begin, check
+from training.going_on import begin, check, finished
 from training.launching import announced
 from training.launching.answers import Summary, surroundings
 from training.launching.job import Job
@@ -70,7 +69,7 @@ def train(
         directory = RunDirectory.at(run_dir)
         opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
         check(directory, config, opened, resume=resume, speaks=leads)
-    summary = None if goes_back(directory, config, resume) else directory.finished()
+        summary = finished(directory, config, resume=resume)
     if summary is not None:
         if leads:
             summary = _with_debts_paid(summary, directory, config, opened)
