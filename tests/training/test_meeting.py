@@ -37,21 +37,20 @@ def task(rank: int, port: int = 9) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.deepspeed
 @pytest.mark.parametrize(
     "is_finished", [False, pytest.param(True, marks=[pytest.mark.exhaustive, pytest.mark.faults])]
 )
-def test_what_the_first_task_refuses_all_refuse_alike(
-    token_set: ShardSet, run_dir: str, is_finished: bool
+def test_what_all_tasks_refuse_each_says(
+    bench: Bench, token_set: ShardSet, run_dir: str, is_finished: bool
 ) -> None:
-    """Or the others would wait for it where they meet."""
     directory, config = RunDirectory.at(run_dir), get_recipe("gpt_tiny")
     going_on.begin(directory, config, open_data(config, token_set.uri), resume="auto", attempt="first")
     if is_finished:
         storage.write_json(directory.result, {"steps_done": config.steps})
-    command = "gpt_tiny", f"--data={token_set.uri}", f"--run-dir={run_dir}", "--seed=1"
-    tasks = [runs.start(*command, env=task(rank)) for rank in (0, 1)]
-    said = [process.communicate(timeout=60)[1] for process in tasks]
-    assert [process.returncode for process in tasks] == [2, 2]
+    group = bench.start(Path(run_dir), "--seed=1")
+    assert group.codes() == [2, 2], group.said()
+    said = [(group.folder / f"{rank}.err").read_text() for rank in (0, 1)]
     assert all("seed" in each and len(each.splitlines()) == 1 for each in said), said
 
 
