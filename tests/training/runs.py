@@ -43,23 +43,6 @@ def find_spec(name, path=None, target=None):
 
 importlib.machinery.PathFinder.find_spec = find_spec
 """
-DYING_IN_THE_MIDST_OF_SAVING = """
-import os
-import signal
-
-fsync = os.fsync
-
-
-def die_in_step_6(descriptor):
-    place = os.readlink(f"/proc/self/fd/{descriptor}")
-    if os.environ.get("RANK") == "1" and "/checkpoints/step-00000006" in place:
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(descriptor)
-
-
-os.fsync = die_in_step_6
-"""
-"""Of the second worker, while its first file is not on the disk yet."""
 TIMING = (
     "seconds_per_step", "tokens_per_second", "frames_per_second", "loader_wait_seconds", "loader_wait_share",
     "save_stall_seconds", "memory_gb", "mfu", "timestamp_ms",

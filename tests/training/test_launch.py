@@ -14,11 +14,12 @@ import pytest
 
 from infra import tracking
 from pipelines.shards import ShardSet
+from tests.faults.matrix import SEED
 from tests.training import runs
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
-Undisturbed = Callable[[int], tuple[Path, dict[str, Any]]]
+Undisturbed = tuple[Path, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -31,23 +32,16 @@ def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, token_set: ShardSet, bare: dict[str, str]
 ) -> Undisturbed:
     """The run directory and summary of a GPT that two workers under torchrun trained without interruption."""
-    known: dict[int, tuple[Path, dict[str, Any]]] = {}
-
-    def train(stage: int) -> tuple[Path, dict[str, Any]]:
-        if stage not in known:
-            run_dir = tmp_path_factory.mktemp(f"zero{stage}") / "run"
-            known[stage] = run_dir, runs.run(*gpt(token_set, run_dir, stage), env=bare)
-        return known[stage]
-
-    return train
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    return run_dir, runs.run(*gpt(token_set, run_dir), env=bare)
 
 
-def gpt(token_set: ShardSet, run_dir: Path, stage: int, launcher: str = "torchrun") -> tuple[str, ...]:
+def gpt(token_set: ShardSet, run_dir: Path, launcher: str = "torchrun") -> tuple[str, ...]:
     places = f"--data={token_set.uri}", f"--run-dir={run_dir}", f"--launcher={launcher}"
-    return "gpt_tiny", *places, *runs.GPT, f"--engine.zero-stage={stage}"
+    return "gpt_tiny", *places, *runs.GPT
 
 
-def ended_the_same(run_dir: Path, summary: dict[str, Any], expected: tuple[Path, dict[str, Any]]) -> bool:
+def ended_the_same(run_dir: Path, summary: dict[str, Any], expected: Undisturbed) -> bool:
     """Every number of every line, and every weight, to the last bit."""
     assert runs.metrics(run_dir) == runs.metrics(expected[0])
     assert summary["fingerprint"] == expected[1]["fingerprint"]
@@ -59,21 +53,18 @@ def newest_checkpoint(run_dir: Path) -> Path:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(
-    "stage", [2, *(pytest.param(stage, marks=pytest.mark.exhaustive) for stage in (0, 1, 3))]
-)
 def test_killed_at_any_moment_and_repeated_it_ends_the_same(
-    stage: int, undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
+    undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
 ) -> None:
     """SIGKILL of the command takes its workers along; then a torchrun of the user's goes on with the run."""
-    run_dir, kill_step = tmp_path / "run", random.Random(stage).randrange(1, runs.STEPS)
-    process = runs.start(*gpt(token_set, run_dir, stage), env=bare)
+    run_dir, kill_step = tmp_path / "run", random.Random(SEED).randrange(1, runs.STEPS)
+    process = runs.start(*gpt(token_set, run_dir), env=bare)
     runs.kill_once(process, lambda: runs.steps_logged(run_dir) >= kill_step)
     saved = runs.newest_committed(run_dir)
-    arguments = [argument for argument in gpt(token_set, run_dir, stage) if "--launcher" not in argument]
+    arguments = [argument for argument in gpt(token_set, run_dir) if "--launcher" not in argument]
     summary = runs.run(*arguments, env=bare, before=runs.TORCHRUN)
     assert summary["resumed_from"] == saved
-    assert ended_the_same(run_dir, summary, undisturbed(stage))
+    assert ended_the_same(run_dir, summary, undisturbed)
 
 
 @pytest.mark.exhaustive
@@ -89,28 +80,12 @@ def test_killed_before_its_first_step_or_after_its_last_it_ends_the_same(
         lambda: runs.steps_logged(run_dir) >= runs.STEPS,
     ]
     for is_time in moments:
-        process = runs.start(*gpt(token_set, run_dir, 2), env=bare)
+        process = runs.start(*gpt(token_set, run_dir), env=bare)
         runs.wait_until(is_time, process)
         time.sleep(chance.uniform(0.0, 0.5))
         process.kill()
         process.communicate()
-    assert ended_the_same(run_dir, runs.run(*gpt(token_set, run_dir, 2), env=bare), undisturbed(2))
-
-
-@pytest.mark.exhaustive
-@pytest.mark.faults
-def test_a_worker_that_dies_while_saving_leaves_no_checkpoint(
-    undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
-) -> None:
-    run_dir = tmp_path / "run"
-    dying = runs.bare_environment(tmp_path / "site", fault=runs.DYING_IN_THE_MIDST_OF_SAVING)
-    runs.run(*gpt(token_set, run_dir, 2), env=dying, code=1)
-    half_written = next((run_dir / "checkpoints").glob("step-00000006-*"))
-    assert any(half_written.iterdir())
-    summary = runs.run(*gpt(token_set, run_dir, 2), env=bare)
-    assert summary["resumed_from"] == 3
-    assert ended_the_same(run_dir, summary, undisturbed(2))
-    assert not half_written.exists()
+    assert ended_the_same(run_dir, runs.run(*gpt(token_set, run_dir), env=bare), undisturbed)
 
 
 @pytest.mark.exhaustive
@@ -121,7 +96,7 @@ def test_what_the_first_worker_refuses_at_the_end_is_what_is_said(
     """Others wait for it: they must not end with a lost connection of their own."""
     run_dir, tokenizer = tmp_path / "run", tmp_path / "tokenizer"
     shutil.copytree(tokenizer_bundle, tokenizer)
-    process = runs.start(*gpt(token_set, run_dir, 2), f"--tokenizer={tokenizer}", env=bare)
+    process = runs.start(*gpt(token_set, run_dir), f"--tokenizer={tokenizer}", env=bare)
     runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
     shutil.rmtree(tokenizer)
     refusal = runs.finish(process, code=1)
@@ -130,13 +105,13 @@ def test_what_the_first_worker_refuses_at_the_end_is_what_is_said(
 
 
 def test_a_lineage_names_the_checkpoint(undisturbed: Undisturbed) -> None:
-    run_dir, summary = undisturbed(2)
+    run_dir, summary = undisturbed
     lineage = json.loads((Path(summary["bundle"]) / "lineage.json").read_text())
     assert lineage["checkpoint"] == {"step": runs.STEPS, "name": newest_checkpoint(run_dir).name}
 
 
 def test_the_finished_model_is_what_the_last_line_measures(undisturbed: Undisturbed) -> None:
-    run_dir, summary = undisturbed(2)
+    run_dir, summary = undisturbed
     measured = [line["step"] for line in runs.metrics(run_dir) if "val_loss" in line]
     assert measured == [6, runs.STEPS]
     assert runs.metrics(run_dir)[-1]["val_loss"] == summary["val_loss"]
@@ -145,9 +120,9 @@ def test_the_finished_model_is_what_the_last_line_measures(undisturbed: Undistur
 def test_a_finished_run_repeated_does_nothing(
     undisturbed: Undisturbed, token_set: ShardSet, bare: dict[str, str]
 ) -> None:
-    run_dir, summary = undisturbed(2)
+    run_dir, summary = undisturbed
     before = (run_dir / "metrics.jsonl").stat().st_mtime_ns
-    again = runs.run(*gpt(token_set, run_dir, 2), env=bare)
+    again = runs.run(*gpt(token_set, run_dir), env=bare)
     assert again["was_finished"]
     assert again["fingerprint"] == summary["fingerprint"]
     assert (run_dir / "metrics.jsonl").stat().st_mtime_ns == before
@@ -156,7 +131,7 @@ def test_a_finished_run_repeated_does_nothing(
 def test_another_run_in_the_same_folder_is_refused(
     undisturbed: Undisturbed, token_set: ShardSet, bare: dict[str, str]
 ) -> None:
-    refusal = runs.run(*gpt(token_set, undisturbed(2)[0], 2), "--seed=1", env=bare, code=2)
+    refusal = runs.run(*gpt(token_set, undisturbed[0]), "--seed=1", env=bare, code=2)
     assert "seed is 0 there and 1 here; go on with --seed 0" in refusal["error"]
 
 
@@ -187,23 +162,22 @@ def test_under_ray_train_a_killed_worker_changes_nothing(
     undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The group restarts from the newest whole checkpoint, and MLflow has one run with every step once."""
-    expected = undisturbed(2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     run_dir = tmp_path / "run"
-    process = runs.start(*gpt(token_set, run_dir, 2, launcher="ray"))
+    process = runs.start(*gpt(token_set, run_dir, launcher="ray"))
     runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
     *_, victim = runs.ray_workers(process.pid)
     runs.wait_until(lambda: runs.newest_committed(run_dir) >= 3, process)
     os.kill(victim, signal.SIGKILL)
     summary = runs.finish(process)
     assert summary["resumed_from"] >= 3
-    assert ended_the_same(run_dir, summary, expected)
+    assert ended_the_same(run_dir, summary, undisturbed)
     client = tracking.connect()
     assert client.get_run(summary["mlflow_run_id"]).info.status == "FINISHED"
     assert_tracked_once(run_dir, summary["mlflow_run_id"])
     assert summary["model_version"] == "models:/gpt-tiny/1"
     return_to_running(summary["mlflow_run_id"], run_dir)
-    assert runs.run(*gpt(token_set, run_dir, 2, launcher="ray"))["was_finished"]
+    assert runs.run(*gpt(token_set, run_dir, launcher="ray"))["was_finished"]
     assert client.get_run(summary["mlflow_run_id"]).info.status == "FINISHED"
 
 
@@ -216,10 +190,10 @@ def test_under_ray_train_a_killed_command_repeated_at_once_ends_the_same(
     """Its workers outlive it for seconds, and must not write into the run that goes on."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     run_dir = tmp_path / "run"
-    process = runs.start(*gpt(token_set, run_dir, 2, launcher="ray"))
+    process = runs.start(*gpt(token_set, run_dir, launcher="ray"))
     runs.kill_once(process, lambda: runs.steps_logged(run_dir) >= 4)
-    summary = runs.run(*gpt(token_set, run_dir, 2, launcher="ray"))
-    assert ended_the_same(run_dir, summary, undisturbed(2))
+    summary = runs.run(*gpt(token_set, run_dir, launcher="ray"))
+    assert ended_the_same(run_dir, summary, undisturbed)
     assert_tracked_once(run_dir, summary["mlflow_run_id"])
     assert not list(run_dir.glob("ray-*"))
 
