@@ -86,10 +86,10 @@ class _Notes:
         if not self._waiting:
             return
         began = time.monotonic()
-        self.new = pa.concat_tables([self.new, *self._waiting]).combine_chunks()
-        self._waiting.clear()
-        stale = pc.is_in(self._known.column("uri"), self.new.column("uri").combine_chunks())
-        write_table(self._place, pa.concat_tables([self._known.filter(pc.invert(stale)), self.new]))
+        new = pa.concat_tables([self.new, *self._waiting]).combine_chunks()
+        stale = pc.is_in(self._known.column("uri"), new.column("uri").combine_chunks())
+        write_table(self._place, pa.concat_tables([self._known.filter(pc.invert(stale)), new]))
+        self.new, self._waiting = new, []
         ended = time.monotonic()
         self._due = ended + max(LEAST_SECONDS, WRITING_SHARE * (ended - began))
 
