@@ -130,18 +130,23 @@ def read_frames(units: pa.Table, read: Read) -> Iterator[pa.Table]:
 
 
 def decoded(span: Span, config: ExtractConfig) -> Decoded:
-    """What comes of a span. Raises SourceError where the source is not what it was when it was listed."""
+    """What comes of a span. Raises SourceError where the source is not what it was when it was listed.
+
+    That is asked once it is decoded: it may change meanwhile, and where it does not answer at all, the child
+    can be ended, and this process not.
+    """
     try:
         with opened_locally(span.uri) as opened:
-            if content_id(span.source, opened) != span.source_id:
-                raise SourceError(f"{span.uri} changed since it was listed; repeat the command")
-            return decoder_of_this_process(config.limits).decode(
+            found = decoder_of_this_process(config.limits).decode(
                 opened,
                 start_seconds=span.start_seconds,
                 end_seconds=span.end_seconds,
                 fps=config.sampling.fps,
                 sizes=config.sampling.frame_sizes,
             )
+            if content_id(span.source, opened) != span.source_id:
+                raise SourceError(f"{span.uri} changed since it was listed; repeat the command")
+            return found
     except UnreadableError as error:
         return Decoded(error_class="unreadable", error=str(error))
 

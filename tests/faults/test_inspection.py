@@ -70,6 +70,19 @@ def test_a_file_on_a_bad_disk_is_left_by_itself_wherever_it_turns_bad(
         assert re.search(FAILING[way], said), said
 
 
+@pytest.mark.exhaustive
+@pytest.mark.timeout(60)
+def test_a_mount_that_stalls_before_a_span_is_begun_ends_the_run_as_well(
+    videos: Path, lost: FaultyMount
+) -> None:
+    impatient = DecodeLimits(still_seconds=1)
+    spans = span_table(inspect_files(listed(videos), impatient), 60.0)
+    lost.serve("reads stall")
+    with pytest.raises(StorageError, match=r"lost\.png cannot be read on .*: no answer for 1 s from where"):
+        list(DecodeSpans(ExtractConfig(limits=impatient))(spans))
+    decoder_of_this_process(impatient).close()
+
+
 @pytest.mark.ray
 @pytest.mark.exhaustive
 def test_a_file_that_cannot_be_looked_into_is_named_once_all_others_are_done(

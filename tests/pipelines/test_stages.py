@@ -88,6 +88,26 @@ def test_a_source_that_changed_is_left_without_a_row_and_the_others_are_done(tmp
     assert written.column("source").to_pylist() == ["staying.mp4"]
 
 
+def test_a_source_that_changes_while_it_is_decoded_is_left_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still = make_still(tmp_path / "changing.png")
+    files = pa.Table.from_pylist([asdict(file) for file in list_videos([str(tmp_path)])])
+    spans = span_table(inspect_files(files, CONFIG.limits), CONFIG.sampling.span_seconds)
+
+    def decode_slowly(*args: Any, decode=Decoder.decode, **options: Any) -> Any:  # type: ignore[no-untyped-def]
+        decoded = decode(*args, **options)
+        still.write_bytes(bytes(still.stat().st_size))
+        return decoded
+
+    monkeypatch.setattr(Decoder, "decode", decode_slowly)
+    (row,) = DecodeSpans(CONFIG)(spans)
+    assert (row["outcome"], row["error"]) == (
+        "left",
+        f"{still} changed since it was listed; repeat the command",
+    )
+
+
 def test_a_child_that_cannot_start_is_an_error_of_the_machine_and_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
