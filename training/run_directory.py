@@ -112,9 +112,12 @@ class RunDirectory:
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a run that has done all its steps."""
-        if not storage.exists(self.result):
+        try:
+            summary: dict[str, Any] = storage.read_json(self.result)
+        except StorageError:  # asked first whether it is there, it could be gone by now: see `going_on.begin`
+            if storage.exists(self.result):
+                raise
             return None
-        summary: dict[str, Any] = storage.read_json(self.result)
         return summary
 
     def newest_step(self) -> int:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import UsageError
+from infra.errors import StorageError, UsageError
 from training.run_directory import RunDirectory, read_lines
 
 
@@ -15,3 +15,11 @@ def test_a_line_cut_off_by_a_kill_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 0.1}\n{"step": 2, "lo')
     assert list(read_lines(str(path))) == [{"step": 1, "loss": 0.1}]
+
+
+def test_a_result_that_is_damaged_is_not_taken_for_none(tmp_path: Path) -> None:
+    directory = RunDirectory.at(str(tmp_path))
+    assert directory.finished() is None
+    Path(directory.result).write_text("{")
+    with pytest.raises(StorageError, match=r"result\.json is not JSON"):
+        directory.finished()
