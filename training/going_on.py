@@ -92,14 +92,16 @@ def begin(
 
     From here on, `attempt` is the one that may write.
     """
-    behind = gone_back(directory)
+    behind, last_step = gone_back(directory), None
     if going := goes_back(directory, config, resume):
         going.rewind(directory.checkpoints, directory.copies(config))
-        forget_after(directory, going.step)
+        last_step = going.step
         behind = joined(behind, [str(going)])  # said last: a kill before it goes back again
     elif storage.exists(directory.config) and _has_told_others(directory, identity(config, data)):
-        forget_after(directory, directory.newest_step())
-    storage.delete(directory.result)  # of a run that has been lengthened, or goes back
+        last_step = _kept_of_what_was_told(directory, config)
+    storage.delete(directory.result)  # of a run that is lengthened, or goes back: before its model goes
+    if last_step is not None:
+        forget_after(directory, last_step)
     record = {
         "attempt": attempt,
         "recipe": config.name,
@@ -125,6 +127,17 @@ def _has_told_others(directory: RunDirectory, wanted: dict[str, Any]) -> bool:
     """Whether it has said something of a step that is another now: a kill lost it, and it is taken again."""
     told = max((int(line["step"]) for line in directory.read_metrics()), default=0)
     return told > alike_until(_begun(directory), wanted, told)
+
+
+def _kept_of_what_was_told(directory: RunDirectory, config: RunConfig) -> int:
+    """The last step that was told as the newest checkpoint has it, which may be a copy, of another machine's
+    command."""
+    copies = directory.copies(config)
+    kept = manifest.committed(directory.checkpoints)[0] + (copies.committed()[0] if copies else [])
+    if not kept:
+        return 0
+    newest = max(kept, key=lambda checkpoint: checkpoint.age)
+    return alike_until(_begun(directory), newest.state["identity"], newest.step)
 
 
 def _has_copies(

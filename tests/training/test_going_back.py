@@ -16,6 +16,7 @@ from training import going_on
 from training.data import TrainingData, open_data
 from training.going_back import GoingBack
 from training.recipes import get_recipe
+from training.run_directory import RunDirectory
 from training.tracking import tracking_record
 
 
@@ -77,12 +78,22 @@ def test_what_was_gone_back_to_is_known_on_another_machine(run: TinyRun) -> None
     assert [copy.step for copy in run.copies.committed()[0]] == [6, 3]
 
 
-def test_a_going_back_that_was_cut_short_is_done_again(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_going_back_that_was_cut_short_is_done_again(
+    tmp_path: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a finished run that it began from is finished no longer: its model may be gone."""
+    run = TinyRun(tmp_path, data, steps=6)
+    run.command("auto")
+    run.reach(3, 6)
+    storage.write_json(f"{run.directory.bundle}/{LINEAGE}", {"checkpoint": {"step": 6}})
+    storage.write_json(run.directory.result, {"steps_done": 6})
     with monkeypatch.context() as cut_short:
-        cut_short.setattr(going_on, "forget_after", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        cut_short.setattr(RunDirectory, "write_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run.command("3")
     assert run.told() == [3, 6]
+    assert not storage.exists(run.directory.bundle)
+    assert going_on.finished(run.directory, run.config, resume="auto") is None
     run.command("3")
     assert run.told() == [3]
 

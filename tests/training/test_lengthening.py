@@ -120,6 +120,34 @@ def test_a_step_that_was_told_and_is_another_now_makes_another_run_for_mlflow(
     assert record.branched_from == ("the first" if is_another else None)
 
 
+def test_what_was_told_is_kept_up_to_the_copy_that_the_run_goes_on_from(
+    tmp_path: Path, data: TrainingData
+) -> None:
+    run = a_run(tmp_path, data, 3, 6, 9, **CONSTANT)
+    storage.append(run.directory.metrics, b'{"step": 11}\n')
+    shutil.rmtree(run.directory.checkpoints)
+    shorter = TinyRun(tmp_path, data, steps=10, **CONSTANT)
+    shorter.command("auto")
+    assert shorter.told() == [3, 6, 9]
+
+
+def test_what_was_told_before_another_machine_lengthened_the_run_is_forgotten(
+    tmp_path: Path, data: TrainingData
+) -> None:
+    """Its copies are further on, and were never where this directory had come to."""
+    run = a_run(tmp_path, data, 3, 6, 9, **WSD)
+    here, aside = Path(run.directory.path), tmp_path / "aside"
+    shutil.copytree(here, aside)
+    longer = TinyRun(tmp_path, data, steps=24, **WSD)
+    longer.command("auto")
+    longer.reach(12, 15)
+    shutil.rmtree(here)
+    aside.rename(here)
+    storage.append(run.directory.metrics, b'{"step": 11}\n')
+    longer.command("auto")
+    assert longer.told() == [3, 6, 9]
+
+
 @pytest.mark.deepspeed
 @pytest.mark.slow
 @pytest.mark.faults
