@@ -5,6 +5,8 @@ ReelgptError                  exit 1   anything a user or an operator can mend
 |   `-- ConfigError           exit 2   a setting is out of range or contradicts another
 |-- ClusterError              exit 1   Ray cannot be reached, or its workers failed for reasons of their own
 |-- StorageError              exit 1   a file system or object store did not answer, or refused
+|   |-- SourceError           exit 1   one video is not to be had; the others are (pipelines/source_errors.py)
+|   `-- StalledError          exit 1   where a video is mounted does not answer (beside it)
 |-- ShardError                exit 1   a shard set is not whole, or not what its manifest says
 |-- CheckpointError           exit 1   no checkpoint is whole, or none belongs to this run
 |   `-- RottenError           exit 1   what was read of one are other bytes than were committed

@@ -4,7 +4,6 @@ grid."""
 import hashlib
 import math
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra import hashing, storage
-from infra.errors import StorageError, UsageError
+from infra.errors import UsageError
 from infra.storage import FileInfo
 from pipelines.config import SplitConfig
+from pipelines.source_errors import failing_disk
 
 MEDIA_SUFFIXES = frozenset(
     {
@@ -46,10 +46,6 @@ SOURCE_SCHEMA = pa.schema(
 )
 INSPECTED_SCHEMA = SOURCE_SCHEMA.append(pa.field("left", pa.string()))
 """What comes of looking into a file: the source, or why the file is left, beside what was listed of it."""
-
-
-class SourceError(StorageError):
-    """One source is not to be had as it was listed; that says nothing of the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,7 +231,7 @@ def _is_media(file: FileInfo) -> bool:
 def content_id(name: str, opened: IO[bytes]) -> str:
     """Of a source: its name, its size, and the SHA-256 of its first, middle and last MiB.
 
-    Raises SourceError where the disk fails.
+    Raises StorageError where the disk fails, SourceError where it has lost this one.
     """
     size = os.fstat(opened.fileno()).st_size
     parts = []
@@ -244,13 +240,6 @@ def content_id(name: str, opened: IO[bytes]) -> str:
             opened.seek(start)
             data = opened.read(hashing.MIB)
         except OSError as error:
-            raise failing_disk(opened, f"{error.strerror} behind byte {start}") from None
+            raise failing_disk(opened, error.errno, f"{error.strerror} behind byte {start}") from None
         parts.append(hashlib.sha256(data).hexdigest())
     return hashing.digest([name, size, *parts])[:16]
-
-
-def failing_disk(file: IO[bytes], reason: str) -> SourceError:
-    return SourceError(
-        f"{file.name} cannot be read to its end on {socket.gethostname()}: {reason}; mend the disk, fetch "
-        f"the file anew, or leave it out with --exclude, and repeat the command"
-    )

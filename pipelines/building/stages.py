@@ -22,7 +22,8 @@ from pipelines.decoding.decode import Decoded, Decoder
 from pipelines.decoding.source_cache import UnreadableError, opened_locally
 from pipelines.selection.verdicts import filters_of, thresholds_key
 from pipelines.shards import ShardSet
-from pipelines.spans import INSPECTED_SCHEMA, SourceError, Span, content_id, identify, row
+from pipelines.source_errors import SourceError
+from pipelines.spans import INSPECTED_SCHEMA, Span, content_id, identify, row
 
 BYTES_PER_FILE = 64 << 20
 """Of records of frames that wait in a worker for their span file."""

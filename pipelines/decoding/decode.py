@@ -12,11 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from infra.errors import ClusterError, StorageError, UsageError
+from infra.errors import ClusterError, UsageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decoding_process import DecodingProcess
 from pipelines.decoding.source_cache import opened_locally
-from pipelines.spans import failing_disk
+from pipelines.source_errors import failing_disk, stalled
 
 SPANS_PER_CHILD = 200
 """A child is replaced after this many requests, so that what a decoder leaks stays small."""
@@ -98,10 +98,10 @@ class Decoder:
             answer, payload = child.ask(file.fileno(), request)
             answer["attempts"] = attempt
             if "disk_error" in answer:
-                raise failing_disk(file, answer["disk_error"])
+                raise failing_disk(file, *answer["disk_error"])
             if "stalled" in answer:
                 self.close()
-                raise StorageError(_stalled(file, answer["stalled"]))
+                raise stalled(file, answer["stalled"])
             is_out_of_memory = answer.get("error_class") == "memory_limit"
             if not child.has_ended() and not is_out_of_memory:
                 return answer, payload
@@ -127,13 +127,6 @@ class Decoder:
                 f"something kills the decoding children on {socket.gethostname()} ({kills} times for one "
                 f"span); it may be out of memory: free some, or lower --num-cpus, and repeat the command"
             )
-
-
-def _stalled(file: IO[bytes], seconds: float) -> str:
-    return (
-        f"{file.name} cannot be read on {socket.gethostname()}: no answer for {seconds:g} s from where it is "
-        f"mounted; repeat the command once that answers"
-    )
 
 
 def read_frames(

@@ -1,8 +1,9 @@
 """The decoding child seen from its parent: started, asked, watched, and its end explained.
 
-A hang is told by stillness (no thread of the child runs or waits for a disk, and none used the CPU), never by
-a clock: on a busy machine everything is slow. An endless loop uses the CPU, and ends at its limit. Whoever
-stands still may wait for a mount: then the file is read here, too, before anything is said of the decoder.
+A hang is told by stillness (for `still_seconds` no thread of the child runs or waits for a disk, and none
+used the CPU), never by how long a request takes: on a busy machine everything is slow. An endless loop uses
+the CPU, and ends at its limit. Whoever stands still may wait for a mount: then another process reads the
+file, too, and only a child that stands still after that hangs.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from typing import Any, cast
 from infra.errors import ClusterError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.child import protocol
+from pipelines.decoding.endings import end
 from pipelines.decoding.stalled_source import is_stalled
 from pipelines.error_classes import ERROR_CLASSES
 
@@ -29,14 +31,10 @@ PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from pipelines.decoding.child.main import main; main()"
 )
 """Isolated (-I), with this checkout's packages in reach, whatever else is installed."""
-START_SECONDS = 120.0
+START_SECONDS = END_SECONDS = 120.0
 POLLS = 6
 """Looks at a child that does not answer, without a sign of life, before it counts as hanging."""
-LEAVING_SECONDS = 2.0
-"""For a child that was killed. Where it waits for a mount, the kernel may keep it until that answers."""
 LAST_WORDS_BYTES = 1 << 16
-_KEPT: list[subprocess.Popen[bytes]] = []
-"""Killed, and kept by the kernel: their ends are asked for until they come."""
 OUT_OF_MEMORY = ("bad_alloc", "Cannot allocate memory", "MemoryError")
 """In the last words of a child whose native code ended the process instead of telling."""
 
@@ -94,8 +92,7 @@ class DecodingProcess:
             return {"stalled": self._limits.still_seconds}, nothing
         except _HangingError:
             self._process.kill()
-            self._process.wait()
-            return _failed("decoder_hang"), nothing
+            return self._explain_end(was_hanging=True), nothing
         except (ConnectionError, BrokenPipeError):
             return self._explain_end(), nothing
 
@@ -103,12 +100,9 @@ class DecodingProcess:
         return self._process.poll() is not None
 
     def kill(self) -> None:
-        self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(LEAVING_SECONDS)
+        end(self._process)
         self._socket.close()
         os.close(self._complaints)
-        _KEPT[:] = [one for one in (*_KEPT, self._process) if one.poll() is None]
 
     def _await_ready(self) -> None:
         """Raises ClusterError where the child cannot even start: a fault of the machine, not of a file."""
@@ -130,10 +124,13 @@ class DecodingProcess:
         except subprocess.TimeoutExpired:
             return False
 
-    def _explain_end(self) -> Answer:
+    def _explain_end(self, *, was_hanging: bool = False) -> Answer:
+        """Of a process that was killed or has left; one that does not end is kept by a file system."""
         try:
-            code = self._process.wait(START_SECONDS)
+            code = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
+            return {"stalled": END_SECONDS}
+        if was_hanging:
             return _failed("decoder_hang")
         self.was_killed = code == -signal.SIGKILL
         if code == -signal.SIGXCPU:
@@ -158,20 +155,19 @@ class DecodingProcess:
             except TimeoutError:
                 before, used = used, self._signs_of_life()
                 still_polls = still_polls + 1 if used == before else 0
-                if still_polls >= POLLS:
-                    self._explain_stillness(descriptor, used)
-                    still_polls = 0
+                self._explain_stillness(still_polls, descriptor, used)
                 continue
             if received == 0:
                 raise ConnectionResetError
             view = view[received:]
         return data
 
-    def _explain_stillness(self, descriptor: int, signs: Signs) -> None:
-        """A slow disk is none of either."""
-        if is_stalled(descriptor, self._limits.still_seconds):
+    def _explain_stillness(self, num_polls: int, descriptor: int, signs: Signs) -> None:
+        """At the first poll after the file was read a child that waited for its mount stands still no more. A
+        slow disk is none of either."""
+        if num_polls and num_polls % POLLS == 0 and is_stalled(descriptor, self._limits.still_seconds):
             raise _StalledError
-        if not any(state == "D" for _, state, *_ in signs):
+        if num_polls > POLLS and not any(state == "D" for _, state, *_ in signs):
             raise _HangingError
 
     def _signs_of_life(self) -> Signs:

@@ -23,7 +23,7 @@ from infra import storage
 from infra.errors import StorageError
 from infra.file_locks import locked
 from infra.storage import FileInfo
-from pipelines.spans import SourceError
+from pipelines.source_errors import SourceError, StalledError, not_opened, vanished
 
 DISK_SHARE = 0.5
 """Of what the disk has free, copies included: the most that copies may take; but one always has room."""
@@ -32,24 +32,29 @@ NUM_LOCKS = 64
 """Sources fetched at a time, at most. A fixed number of lock files, since deleting one is a race."""
 
 
+_STALLED: list[contextlib.ExitStack] = []
+"""Files of this process whose mounts do not answer."""
+
+
 class UnreadableError(Exception):
     """The name is there, but no regular file can be opened under it."""
 
 
-OF_ONE_FILE = (errno.EIO, errno.ESTALE, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA, errno.EREMOTEIO)
-"""What a disk says that has lost one file, or a server: reading it would be answered so, too. All else (no
-connection, no memory, too many open files) is a trouble that the next file would meet as well."""
-
-
 @contextlib.contextmanager
 def opened_locally(uri: str) -> Iterator[IO[bytes]]:
-    """Raises UnreadableError, SourceError where this one is lost, or StorageError."""
+    """Raises UnreadableError, SourceError where this one is lost, or StorageError. One that stalls stays
+    open: so the command can say so before it waits for the mount at its own end."""
     if not storage.is_local(uri):
         yield THIS_PROCESS.copy_of(uri)
         return
     path = storage.absolute(uri)
-    with open(path, "rb", opener=lambda *_: _open_regular(uri, path)) as file:
-        yield file
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb", opener=lambda *_: _open_regular(uri, path)))
+        try:
+            yield file
+        except StalledError:
+            _STALLED.append(stack.pop_all())
+            raise
 
 
 def _open_regular(uri: str, path: str) -> int:
@@ -64,7 +69,7 @@ def _open_regular(uri: str, path: str) -> int:
     except FileNotFoundError:
         if os.path.islink(path):
             raise UnreadableError(f"{uri} is a link to nothing") from None
-        raise _vanished(uri) from None
+        raise vanished(uri) from None
     except OSError as error:
         raise _explained(uri, error) from None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -76,12 +81,7 @@ def _open_regular(uri: str, path: str) -> int:
 def _explained(uri: str, error: OSError) -> Exception:
     if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENOTDIR):
         return UnreadableError(f"{uri} is no regular file: {error.strerror}")
-    kind = SourceError if error.errno in OF_ONE_FILE else StorageError
-    return kind(f"{uri} cannot be opened: {error.strerror}; mend that, and repeat the command")
-
-
-def _vanished(uri: str) -> SourceError:
-    return SourceError(f"there is nothing at {uri}; it was there a moment ago: repeat the command")
+    return not_opened(uri, error)
 
 
 class SourceCache:
@@ -100,7 +100,7 @@ class SourceCache:
             self._close_copy()
             found = storage.describe(uri)
             if found is None:
-                raise _vanished(uri)
+                raise vanished(uri)
             self.join()
             self._open = uri, self._opened_copy(found)
         self._open[1].seek(0)
@@ -171,7 +171,7 @@ class SourceCache:
             storage.fetch(source.uri, path)
         except StorageError:
             if storage.describe(source.uri) is None:
-                raise _vanished(source.uri) from None
+                raise vanished(source.uri) from None
             raise
         if os.path.getsize(path) != source.size:
             self._remove(os.path.basename(path))

@@ -1,4 +1,4 @@
-"""A real mount of one file, which fails or stops answering when it is told to.
+"""A real mount of one file, which fails or stops answering when it is told to, and answers again.
 
 It is served over FUSE by a process of its own: one that waited for a mount which it serves itself would wait
 for ever, and so would the kernel before it lets it end.
@@ -70,6 +70,7 @@ class Server:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._device = os.open("/dev/fuse", os.O_RDWR)
         self.way = WAYS[0]
+        self._waiting: list[bytes] = []
 
     def mount(self) -> None:
         options = f"fd={self._device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()}".encode()
@@ -85,12 +86,22 @@ class Server:
                 request = os.read(self._device, REQUEST_BYTES)
             except OSError:  # unmounted
                 return
-            _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
-            if opcode in (FORGET, BATCH_FORGET, INTERRUPT) or (opcode == READ and self.way == "reads stall"):
-                continue
-            answer = self._answer(opcode, node, request[HEADER_BYTES:])
-            error, data = (-answer, b"") if isinstance(answer, int) else (0, answer)
-            os.write(self._device, struct.pack("<IiQ", 16 + len(data), error, unique) + data)
+            opcode = struct.unpack_from("<II", request)[1]
+            if opcode == READ and self.way == "reads stall":
+                self._waiting.append(request)
+            elif opcode not in (FORGET, BATCH_FORGET, INTERRUPT):
+                self._answer_one(request)
+
+    def go_on(self, way: str) -> None:
+        self.way = way
+        while way != "reads stall" and self._waiting:
+            self._answer_one(self._waiting.pop())
+
+    def _answer_one(self, request: bytes) -> None:
+        _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
+        answer = self._answer(opcode, node, request[HEADER_BYTES:])
+        error, data = (-answer, b"") if isinstance(answer, int) else (0, answer)
+        os.write(self._device, struct.pack("<IiQ", 16 + len(data), error, unique) + data)
 
     def _answer(self, opcode: int, node: int, body: bytes) -> bytes | int:
         """The body of the answer, or an errno."""
@@ -132,7 +143,7 @@ def main() -> None:
     threading.Thread(target=server.answer_all, daemon=True).start()
     say("mounted")
     for line in sys.stdin:
-        server.way = line.strip()
+        server.go_on(line.strip())
         say(server.way)
     server.unmount()
     os._exit(0)

@@ -15,7 +15,7 @@ import pytest
 from infra.errors import ClusterError, StorageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decode import MOST_KILLS, Decoded, Decoder
-from pipelines.spans import SourceError
+from pipelines.source_errors import SourceError
 from tests.faults.faulty_mount import faulty_mount
 from tests.faults.faulty_python import children_run, python_with_all_faults
 from tests.faults.matrix import all_with_a_sample
@@ -131,6 +131,24 @@ def test_a_mount_that_does_not_answer_is_no_fault_of_the_file(
         assert not isinstance(said.value, SourceError), "whatever is mounted there would be left one by one"
         assert decode(decoder, good).error_class is None
         decoder.close()
+
+
+def test_a_mount_that_stalls_for_a_while_costs_no_attempt(good: Path, tmp_path: Path) -> None:
+    """For longer than a hang takes, and not so long that the file seems out of reach."""
+    decoder = Decoder(LIMITS)
+    with (
+        none_left_behind(),
+        faulty_mount(tmp_path / "mount", "far.mp4", good, reads_ahead=False) as mount,
+        open(mount.path, "rb") as file,
+    ):
+        mount.serve("reads stall")
+        decoder.start()
+        answers_again = threading.Timer(1.6 * LIMITS.still_seconds, mount.serve, ["well"])
+        answers_again.start()
+        decoded = decode_opened(decoder, file)
+        answers_again.join()
+        decoder.close()
+    assert (decoded.error_class, len(decoded.frames), decoded.attempts) == (None, 8, 1)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from infra import storage
 from infra.errors import StorageError
 from pipelines.decoding import source_cache
 from pipelines.decoding.source_cache import SourceCache, UnreadableError, opened_locally
-from pipelines.spans import SourceError
+from pipelines.source_errors import SourceError
 
 ROOT = Path(__file__).parents[2]
 FETCHER = """

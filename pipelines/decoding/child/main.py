@@ -109,7 +109,7 @@ class DecodingChild:
                 if answer.get("error_class") in DOUBTFUL:
                     self._check_disk(descriptor)
             except DiskError as error:
-                answer, frames = {"disk_error": str(error)}, np.zeros(0, np.uint8)
+                answer, frames = {"disk_error": [error.number, str(error)]}, np.zeros(0, np.uint8)
         answer["cpu_seconds"] = limits.cpu_seconds() - started
         protocol.send_answer(channel, answer, frames)
 
@@ -134,7 +134,7 @@ class DecodingChild:
             while part := os.pread(descriptor, READ_AT_ONCE, position):
                 position += len(part)
         except OSError as error:
-            raise DiskError(f"{error.strerror} at byte {position}") from None
+            raise DiskError(error.errno, f"{error.strerror} at byte {position}") from None
         self._readable = identity
 
     def _do(self, request: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], np.ndarray]:

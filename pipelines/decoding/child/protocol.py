@@ -19,7 +19,11 @@ LONGEST_REQUEST = 1 << 16
 
 
 class DiskError(Exception):
-    """The file cannot be read to its end: no fault of its content."""
+    """The file cannot be read to its end: no fault of its content. `number` is the errno."""
+
+    def __init__(self, number: int | None, message: str) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class RefusedError(Exception):
