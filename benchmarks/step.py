@@ -4,9 +4,11 @@
     torchrun --nproc-per-node 1 benchmarks/step.py --shapes gpt_350m --dtype bf16 --compile --no-peers
                                    on a GPU, with MFU; it needs no package beyond those of a training machine
 
-All run in processes of their own that stay, and take turns of some steps, so that what else the machine does
-hits all alike. The table has the median turn of each, and the median over the turns of the ratio to ours. On
-a CPU that others use much, --clock cpu counts the seconds that a contender computes, each in one thread.
+All run in processes of their own, and take turns of some steps, so that what else the machine does hits all
+alike. All are started several times, since where its memory lies makes a process up to 5 % faster or slower
+for as long as it lives. The table has the median turn of each, and the median over the turns of the ratio to
+ours. On a CPU that others use much, --clock cpu counts the seconds that a contender computes, each in one
+thread.
 """
 
 import argparse
@@ -45,7 +47,10 @@ def main() -> None:
         shape = Shape(**SHAPES[name], dtype=options.dtype, compile=options.compile)
         names = _contenders(options.dtype, peers=options.peers)
         os.environ["STEP_CLOCK"] = options.clock  # for the contenders
-        seconds = measure(names, shape, turns=options.turns, steps=options.steps)
+        starts = [
+            measure(names, shape, turns=options.turns, steps=options.steps) for _ in range(options.starts)
+        ]
+        seconds = {name: [turn for start in starts for turn in start[name]] for name in names}
         print(table(name, shape, seconds), flush=True)  # noqa: T201
 
 
@@ -57,7 +62,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--compile", action="store_true", help="torch.compile for all of them")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="what is counted")
-    parser.add_argument("--turns", type=int, default=20, help="of each contender")
+    parser.add_argument("--starts", type=int, default=3, help="of each contender")
+    parser.add_argument("--turns", type=int, default=8, help="after each start")
     parser.add_argument("--steps", type=int, default=5, help="of a turn")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="install and run none")
     return parser.parse_args()
