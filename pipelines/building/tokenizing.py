@@ -66,7 +66,8 @@ class Encoder:
         self._clips_per_batch = clips_per_batch
 
     def encode(self, rows: Iterable[Row]) -> list[Row]:
-        """The rows with `codes` and `grid` in place of the frames of each clip that has some.
+        """The rows with `codes` and `grid` in place of the frames of each clip that has some. A clip that
+        waits for others is copied out of its row's frames, so that those can go.
 
         Adds to each row's `tokenize_seconds`: of a core, or of the GPU where there is one.
         """
@@ -79,6 +80,8 @@ class Encoder:
                 batch.append((row, clip))
                 if len(batch) == self._clips_per_batch:
                     self._encode(waiting.pop(tuple(clip["shape"])))
+            for clip in (clip for batch in waiting.values() for owner, clip in batch if owner is row):
+                clip["frames"] = bytes(clip["frames"])
         for batch in waiting.values():
             self._encode(batch)
         return done

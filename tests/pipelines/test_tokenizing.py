@@ -1,6 +1,8 @@
 """Codes of a clip: the same whoever its neighbours are, in whatever batch, span or call."""
 
 import random
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,25 @@ def test_every_row_comes_back_with_its_clips_its_seconds_and_without_frames(
     assert done[0]["clips"][10].keys() == {"clip_id", "codes", "grid"}
     assert "codes" not in done[2]["clips"][0]
     assert done[0]["tokenize_seconds"] > 0 == done[1]["tokenize_seconds"]
+
+
+def test_frames_of_a_row_go_while_its_clips_still_wait_for_others(bundle: str, frames: np.ndarray) -> None:
+    decoded: list[weakref.ref[np.ndarray]] = []
+
+    def read() -> Iterator[dict[str, Any]]:
+        for span in "abcd":
+            assert all(earlier() is None for earlier in decoded[:-1]), f"kept while {span} is read"
+            whole = frames[:15].copy()
+            decoded.append(weakref.ref(whole))
+            one = row(span, [whole[:5], whole[5:10]])
+            for number, clip in enumerate(one["clips"]):
+                clip["frames"] = whole[5 * number : 5 * number + 5].data
+            del whole
+            yield one
+
+    done = Encoder(bundle, 8).encode(read())
+    assert len({clip["codes"] for one in done for clip in one["clips"]}) == 2
+    assert all(there() is None for there in decoded)
 
 
 def test_a_storage_that_refuses_a_span_file_raises_and_leaves_no_row(bundle: str, tmp_path: Path) -> None:
