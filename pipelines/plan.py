@@ -8,6 +8,7 @@ import math
 import random
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -124,7 +125,7 @@ def _in_time(items: Iterable[Item], fewest: int, seconds: float) -> Iterator[Ite
 
 
 def _inspected(drawn: Iterable[FileInfo], config: ExtractConfig) -> tuple[list[FileInfo], dict[str, Row]]:
-    """The draws of files that are to be had, and the sources behind them by name."""
+    """The draws, and by name the sources behind those that are to be had."""
     draws, rows = list[FileInfo](), dict[str, Row]()
     for file in drawn:
         draws.append(file)
@@ -134,20 +135,19 @@ def _inspected(drawn: Iterable[FileInfo], config: ExtractConfig) -> tuple[list[F
     known = {name: row for name, row in rows.items() if row["left"] is None}
     if not known:
         raise StorageError(next(iter(rows.values()))["left"])
-    return [file for file in draws if file.name in known], known
+    return draws, known
 
 
 def _size(
     files: list[FileInfo], drawn: list[FileInfo], known: dict[str, Row], span_seconds: float
 ) -> tuple[float, int]:
-    """Hours and spans of all the files: counted, or the mean of what draws say (Hansen, Hurwitz, 1943)."""
+    """Hours and spans of all the files: counted, or the mean of what draws say (Hansen, Hurwitz, 1943). A
+    file that is not to be had has none."""
     table = span_table(pa.Table.from_pylist(list(known.values())), span_seconds)
-    spans: dict[str, int] = {}
-    for name in table.column("source").to_pylist():
-        spans[name] = spans.get(name, 0) + 1
-    seconds = {name: row["duration_seconds"] or 0.0 for name, row in known.items()}
+    spans = Counter(table.column("source").to_pylist())
+    seconds = Counter({name: row["duration_seconds"] or 0.0 for name, row in known.items()})
     if len({file.name for file in drawn}) == len(files):
-        return sum(seconds.values()) / SECONDS_PER_HOUR, sum(spans.values())
+        return sum(seconds.values()) / SECONDS_PER_HOUR, spans.total()
     total = sum(max(1, file.size) for file in files)
     per_byte = [(seconds[f.name] / max(1, f.size), spans[f.name] / max(1, f.size)) for f in drawn]
     all_seconds, all_spans = (total * statistics.fmean(column) for column in zip(*per_byte, strict=True))

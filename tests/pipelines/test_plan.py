@@ -95,7 +95,10 @@ def test_a_file_that_is_gone_is_left_out_of_a_plan(tmp_path: Path) -> None:
     files = list_videos([str(tmp_path)])
     (tmp_path / "gone.png").unlink()
     drawn, known = _inspected(files, CONFIG)
-    assert ([file.name for file in drawn], list(known)) == (["there.png"], ["there.png"])
+    assert (drawn, list(known)) == (files, ["there.png"])
+    long = {"there.png": known["there.png"] | {"duration_seconds": 7200.0}}
+    assert _size(files, drawn, long, 60.0) == (2.0, 120)
+    assert _size([*files, *files], drawn, long, 60.0) == pytest.approx((4.0, 240))
     (tmp_path / "there.png").unlink()
     with pytest.raises(StorageError, match="there is nothing at"):
         _inspected(files, CONFIG)
