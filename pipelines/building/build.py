@@ -28,7 +28,9 @@ from pipelines.shards import ShardSet
 from pipelines.spans import find_videos
 
 FEW_FILES = 128
-"""Looking into one takes 15 ms, and starting a worker for it two seconds."""
+"""Looking into one takes 15 ms as a rule, and starting a worker for it two seconds."""
+SECONDS_HERE = 5.0
+"""Then the rest goes to workers: raw streams and damaged files are read whole, and a decoder may hang."""
 
 
 def build_from_videos(job: VideoJob, on_progress: OnProgress) -> Built:
@@ -130,19 +132,29 @@ def _inspected(
     stack: ExitStack, job: VideoJob, files: pa.Table, on_progress: OnProgress
 ) -> Iterator[pa.Table]:
     """What comes of looking into files, as it comes: a few local ones are done here, before a worker of Ray's
-    has started."""
+    has started, and what is left of them after some seconds by its workers."""
+    limits, count = job.config.limits, 0
     is_here = files.num_rows <= FEW_FILES and all(map(storage.is_local, files.column("uri").to_pylist()))
-    inspect = _inspected_here if is_here else _graph(stack, job.resources).inspect
-    count = 0
-    for found in inspect(files, job.config.limits):
+
+    def tables() -> Iterator[pa.Table]:
+        if is_here:
+            yield from _inspected_here(files, limits)
+        if count < files.num_rows:
+            yield from _graph(stack, job.resources).inspect(files.slice(count), limits)
+
+    for found in tables():
         count += found.num_rows
         on_progress(0, None, f"looked into {count} of {files.num_rows} new files")
         yield found
 
 
 def _inspected_here(files: pa.Table, limits: DecodeLimits) -> Iterator[pa.Table]:
+    """The first ones: none is begun after SECONDS_HERE."""
+    until = time.monotonic() + SECONDS_HERE
     try:
         for number in range(files.num_rows):
+            if time.monotonic() >= until:
+                return
             yield stages.inspect_files(files.slice(number, 1), limits)
     finally:
         stages.decoder_of_this_process(limits).close()

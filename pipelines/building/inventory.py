@@ -47,7 +47,9 @@ def known_sources(out: str) -> pa.Table:
     )
 
 
-def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> Found:
+def sources_of(
+    out: str, files: list[FileInfo], inspect: Inspect, clock: Callable[[], float] = time.monotonic
+) -> Found:
     """The sources behind `files`; those that are new or have changed are inspected and noted, and so are
     those that could not be read: permissions change without a trace in a file's times."""
     listed = pa.table({name: [getattr(file, name) for file in files] for name in FILE_COLUMNS})
@@ -56,7 +58,7 @@ def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> Found:
     found = listed.join(known, list(FILE_COLUMNS), join_type="left outer", use_threads=False)
     fresh = found.filter(pc.is_null(found.column("source_id"))).select(FILE_COLUMNS)
     sources = found.filter(pc.is_valid(found.column("source_id"))).select(SOURCE_SCHEMA.names)
-    notes, left = _Notes(out, known), dict[str, str]()
+    notes, left = _Notes(out, known, clock), dict[str, str]()
     try:
         for inspected in inspect(fresh.sort_by("name")) if fresh.num_rows else ():
             is_left = pc.is_valid(inspected.column("left"))
@@ -70,27 +72,28 @@ def sources_of(out: str, files: list[FileInfo], inspect: Inspect) -> Found:
 class _Notes:
     """The inventory, written anew whenever some time has gone by: a kill costs what has come since."""
 
-    def __init__(self, out: str, known: pa.Table) -> None:
+    def __init__(self, out: str, known: pa.Table, clock: Callable[[], float]) -> None:
         self._place = storage.join(out, INVENTORY)
         self._known = known
         self._waiting: list[pa.Table] = []
-        self._due = time.monotonic() + LEAST_SECONDS
+        self._clock = clock
+        self._due = clock() + LEAST_SECONDS
         self.new = SOURCE_SCHEMA.empty_table()
 
     def add(self, sources: pa.Table) -> None:
         self._waiting.append(sources)
-        if time.monotonic() >= self._due:
+        if self._clock() >= self._due:
             self.write()
 
     def write(self) -> None:
         if not self._waiting:
             return
-        began = time.monotonic()
+        began = self._clock()
         new = pa.concat_tables([self.new, *self._waiting]).combine_chunks()
         stale = pc.is_in(self._known.column("uri"), new.column("uri").combine_chunks())
         write_table(self._place, pa.concat_tables([self._known.filter(pc.invert(stale)), new]))
         self.new, self._waiting = new, []
-        ended = time.monotonic()
+        ended = self._clock()
         self._due = ended + max(LEAST_SECONDS, WRITING_SHARE * (ended - began))
 
 

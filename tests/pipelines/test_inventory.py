@@ -2,15 +2,22 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
 from infra.storage import FileInfo
-from pipelines.building import inventory
+from pipelines.building import build, inventory
 from pipelines.building.inventory import known_sources, sources_of
-from pipelines.spans import INSPECTED_SCHEMA
+from pipelines.building.stages import decoder_of_this_process, inspect_files
+from pipelines.config import DecodeLimits
+from pipelines.spans import INSPECTED_SCHEMA, list_videos
+from tests.media import make_still
+from tests.rows import video_job
 
 NAMES = [f"video-{number:03d}.mp4" for number in range(60)]
 
@@ -75,22 +82,47 @@ def test_notes_take_a_small_part_of_the_time_however_slow_the_store_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inventory, "LEAST_SECONDS", 0.0)
-    writes: list[str] = []
+    writes, now = list[float](), 0.0
 
     def slow(place: str, table: pa.Table, write=inventory.write_table) -> None:  # type: ignore[no-untyped-def]
-        writes.append(place)
-        time.sleep(0.05)
+        nonlocal now
+        writes.append(now)
+        now += 1.0
         write(place, table)
 
     def inspect(fresh: pa.Table) -> Iterator[pa.Table]:
+        nonlocal now
         for start in range(fresh.num_rows):
             yield looked_into(fresh.slice(start, 1))
-            time.sleep(0.002)
+            now += 0.5
 
     monkeypatch.setattr(inventory, "write_table", slow)
-    sources_of(str(tmp_path), files(NAMES), inspect)
-    assert 2 <= len(writes) <= 3  # the first, the last, and on a busy machine one between them
+    sources_of(str(tmp_path), files(NAMES), inspect, lambda: now)
+    assert writes == [0.0, 21.0, 32.0]  # one second, 20 without, and at the end what is left
     assert noted(tmp_path) == NAMES
+
+
+def test_few_files_that_take_long_go_to_workers_from_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        make_still(tmp_path / f"{name}.png")
+    listed = pa.Table.from_pylist([asdict(file) for file in list_videos([str(tmp_path)])])
+    handed: list[str] = []
+
+    def inspect(rest: pa.Table, limits: DecodeLimits) -> list[pa.Table]:
+        handed.extend(rest.column("name").to_pylist())
+        return [inspect_files(rest, limits)]
+
+    monkeypatch.setattr(build, "_graph", lambda *_: SimpleNamespace(inspect=inspect))
+    monkeypatch.setattr(build, "SECONDS_HERE", 1.0)
+    coming = build._inspected(ExitStack(), video_job(tmp_path / "out"), listed, lambda *_: None)
+    found = [next(coming)]
+    time.sleep(1.0)
+    found.extend(coming)
+    assert handed == ["b.png", "c.png", "d.png"]
+    assert pa.concat_tables(found).column("name").to_pylist() == ["a.png", *handed]
+    decoder_of_this_process(DecodeLimits()).close()
 
 
 def test_a_file_that_is_left_is_told_noted_nowhere_and_looked_into_by_the_next_command(
