@@ -84,3 +84,9 @@ def test_who_ends_a_worker_where_another_one_has_refused() -> None:
     assert not announced.looks_after_itself(words | {"TORCHELASTIC_RUN_ID": "none"})  # torchrun
     assert not announced.looks_after_itself(words | {"CROSS_RANK": "0"})  # deepspeed
     assert not announced.looks_after_itself(words | {"WORLD_SIZE": "1"})
+
+
+def test_a_batch_script_that_says_where_its_tasks_are_to_meet_is_none_of_them() -> None:
+    words = {"WORLD_SIZE": "2", "MASTER_ADDR": "node007", "MASTER_PORT": "20000"}
+    assert not announced.is_worker(words)
+    assert not announced.looks_after_itself(words)

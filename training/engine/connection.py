@@ -62,7 +62,7 @@ def _join() -> None:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    if "WORLD_SIZE" in os.environ:
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:  # a batch script may say the latter alone
         store, rank, world_size = meet()
         store.set_timeout(HANG_TIMEOUT)
         torch.distributed.init_process_group(

@@ -39,7 +39,8 @@ def looks_after_itself(environment: MutableMapping[str, str] = os.environ) -> bo
     """Whether nobody ends this worker where another one has refused: torchrun and deepspeed would."""
     has_place = "MASTER_ADDR" in environment and "MASTER_PORT" in environment
     is_looked_after = "TORCHELASTIC_RUN_ID" in environment or "CROSS_RANK" in environment
-    return environment.get("WORLD_SIZE", "1") != "1" and has_place and not is_looked_after
+    is_one_of_several = is_worker(environment) and environment["WORLD_SIZE"] != "1"
+    return is_one_of_several and has_place and not is_looked_after
 
 
 def rank(environment: MutableMapping[str, str] = os.environ) -> int:
