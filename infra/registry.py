@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from infra import storage, version_tags
 from infra.errors import RegistryError, UsageError
 from infra.mlflow_store import connect, experiment_id, explained, tracking_uri
-from infra.model_version import LATEST, ModelVersion
+from infra.model_version import LATEST, ModelVersion, is_ref
 from infra.registry_listing import show
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ def promote(ref: str, alias: str) -> ModelVersion:
     with explained(f"the alias {alias!r}"):
         connect().set_registered_model_alias(version.name, alias, str(version.version))
     return show(version.ref)
+
+
+def find_bundle(model: str) -> str:
+    """Where the bundle lies that a path, a URI or a `models:/` reference names."""
+    return resolve(model) if is_ref(model) else storage.absolute(model)
 
 
 def resolve(ref: str) -> str:

@@ -5,9 +5,6 @@ from typing import Annotated, Any, Literal, Protocol
 
 from rich.console import RenderableType
 
-from infra import storage
-from infra.model_version import is_ref
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -37,10 +34,3 @@ class Command(Protocol):
     """
 
     def run(self) -> Outcome: ...
-
-
-def find_bundle(model: str) -> str:
-    """Where the bundle lies that a path, a URI or a `models:/` reference names."""
-    from infra import registry
-
-    return registry.resolve(model) if is_ref(model) else storage.absolute(model)

@@ -7,7 +7,8 @@ import tyro
 from rich.table import Table
 
 from infra.errors import UsageError
-from reelgpt.command import InputUri, Outcome, find_bundle
+from infra.registry import find_bundle
+from reelgpt.command import InputUri, Outcome
 from training.data import open_judged
 
 

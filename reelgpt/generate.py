@@ -12,12 +12,13 @@ from tyro.conf import Positional
 from infra import storage
 from infra.errors import UsageError
 from infra.hashing import digest
+from infra.registry import find_bundle
 from model.bundle import TOKENIZER, BundleInfo, read_bundle
 from model.config import GPTConfig, TokenizerConfig
 from model.metrics import psnr
 from model.tasks import NUM_SPECIAL_TOKENS, get_task
 from pipelines.config import SamplingConfig
-from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
+from reelgpt.command import InputUri, Outcome, OutputUri
 from reelgpt.console import track
 
 Frames = NDArray[np.uint8]

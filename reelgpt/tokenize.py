@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from infra.errors import ConfigError, UsageError
+from infra.registry import find_bundle
 from model.config import TokenizerConfig
 from pipelines.building.build import build_from_frames, build_from_videos
 from pipelines.building.job import FramesJob, TokenizerRef
@@ -12,7 +13,7 @@ from pipelines.config import Keep
 from pipelines.derive import derive
 from pipelines.shards import ShardSet
 from reelgpt import shard_summary
-from reelgpt.command import InputUri, Outcome, find_bundle
+from reelgpt.command import InputUri, Outcome
 from reelgpt.console import track
 from reelgpt.given_set import given_set, refuse_without_effect
 from reelgpt.set_command import SetCommand

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from infra import storage
 from infra.errors import UsageError
+from infra.registry import find_bundle
 from reelgpt import main
-from reelgpt.command import InputUri, Outcome, OutputUri, find_bundle
+from reelgpt.command import InputUri, Outcome, OutputUri
 from reelgpt.console import Bar, track
 from training.config import RunConfig
 from training.launching import announced
@@ -149,7 +150,7 @@ class Train:
             launcher=self.launcher,
             resume=self.resume,
             tokenizer=self.tokenizer,
-            init_from=find_bundle(self.init_from) if self.init_from else None,
+            init_from=self.init_from,
             on_metrics=None if bar is None else partial(_show, bar),
         )
 

@@ -8,7 +8,8 @@ from tyro.conf import Positional
 
 from infra import storage
 from infra.errors import ConfigError, UsageError
-from reelgpt.command import InputUri, Outcome, find_bundle
+from infra.registry import find_bundle
+from reelgpt.command import InputUri, Outcome
 from reelgpt.console import track
 
 DAMAGED = 1

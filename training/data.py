@@ -11,6 +11,7 @@ from typing import Any
 
 from infra import configs, storage
 from infra.errors import BundleError, ConfigError, UsageError
+from infra.registry import find_bundle
 from model.bundle import BundleInfo, read_bundle
 from model.config import TokenizerConfig
 from model.tasks import Grid, sequence_length
@@ -78,8 +79,9 @@ def open_data(
     tokenizer: str | None = None,
     init_from: str | None = None,
 ) -> TrainingData:
-    """Raises UsageError or ShardError where the sets cannot serve, or not together, or the bundle at
-    `init_from` cannot start the run. `tokenizer`: where its bundle is now."""
+    """Raises UsageError or ShardError where the sets cannot serve, or not together, or the bundle that
+    `init_from` names cannot start the run, RegistryError where it is a `models:/` reference to none.
+    `tokenizer`: where its bundle is now."""
     shard_sets = [ShardSet.open(uri) for uri in ([uris] if isinstance(uris, str) else uris)]
     _require_alike(shard_sets)
     for shard_set in shard_sets:
@@ -100,7 +102,7 @@ def open_data(
 
 
 def _open_start(uri: str, shard_set: ShardSet) -> BundleInfo:
-    info, manifest = read_bundle(storage.absolute(uri)), shard_set.manifest
+    info, manifest = read_bundle(find_bundle(uri)), shard_set.manifest
     needed = "tokenizer" if manifest.kind == "frames" else "gpt"
     if info.kind != needed:
         raise UsageError(

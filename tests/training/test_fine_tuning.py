@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from infra import registry
 from infra.errors import ConfigError, UsageError
 from model.bundle import read_bundle, read_weights, save_bundle
 from model.tokenizer import Tokenizer
@@ -79,6 +80,37 @@ def test_a_model_of_another_shape_cannot_start_one(tokenizer_bundle: str) -> Non
 def test_a_tokenizer_cannot_start_a_gpt(token_set: ShardSet, tokenizer_bundle: str) -> None:
     with pytest.raises(UsageError, match="is a tokenizer, and what learns from tokens is a gpt; give"):
         open_data(get_recipe("gpt_tiny"), token_set.uri, init_from=tokenizer_bundle)
+
+
+def test_what_the_registry_names_starts_one_like_a_path(
+    token_set: ShardSet, tokenizer_bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "resolve", lambda ref: {"models:/mine@champion": tokenizer_bundle}[ref])
+    with pytest.raises(UsageError, match="--init-from models:/mine@champion is a tokenizer, and what learns"):
+        open_data(get_recipe("gpt_tiny"), token_set.uri, init_from="models:/mine@champion")
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.exhaustive
+def test_a_task_that_the_registry_does_not_answer_ends_the_others(
+    workers: Workers, token_set: ShardSet, parent: Path, tmp_path: Path
+) -> None:
+    resolve = f"""
+from infra import errors, registry
+
+def resolve(ref):
+    if rank == 1:
+        raise errors.RegistryError("it does not answer")
+    return {str(parent / "model")!r}
+
+registry.resolve = resolve
+"""
+    options = *runs.gpt(token_set, tmp_path / "run"), "--init-from=models:/mine@champion", "--seed=7"
+    group = workers.start(*options, faults=[resolve])
+    assert group.codes() == [1, 1], group.said()
+    assert (group.folder / "0.err").read_text() == "error: it does not answer\n"
 
 
 @pytest.mark.deepspeed

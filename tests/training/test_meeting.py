@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_what_the_first_task_refuses_alone_ends_the_others_soon(bench: Bench) ->
         began = time.monotonic()
         group = bench.start(run_dir, *THREE, world_size=3)
         assert group.codes() == [2, 2, 2], group.said()
-        assert time.monotonic() - began < 20.0
+        assert time.monotonic() - began < 100.0
     said = [(group.folder / f"{rank}.err").read_text() for rank in range(3)]
     assert "is writing to" in said[0]
     assert said[1:] == ["", ""]
@@ -85,6 +86,30 @@ def test_what_another_task_refuses_alone_is_said_by_the_first_one_too(
     said = [(group.folder / f"{rank}.err").read_text() for rank in range(3)]
     assert said == [said[1], said[1], ""]
     assert len(said[1].splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+@pytest.mark.faults
+@pytest.mark.exhaustive
+def test_what_a_task_cannot_import_is_said_by_the_first_one_too(bench: Bench) -> None:
+    broken = "import sys\nif rank == 1: sys.modules['training.worker'] = None"
+    group = bench.start(bench.folder / "broken", faults=[broken])
+    assert group.codes() == [1, 1], group.said()
+    said = (group.folder / "0.err").read_text()
+    assert "import of training.worker halted" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.deepspeed
+def test_a_command_in_a_batch_script_that_says_where_tasks_are_to_meet_meets_nobody(bench: Bench) -> None:
+    words = "import os; os.environ |= {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': '9'}"
+    run_dir, alone = bench.folder / "batch", "--num-workers=1"
+    how: dict[str, Any] = {"world_size": 1, "alone": True, "faults": [words]}
+    assert bench.run(run_dir, alone, "--steps=3", **how)["workers"] == 1
+    refused = bench.run(run_dir, alone, "--steps=3", "--seed=1", **how, code=2)
+    assert "seed is 0 there" in refused["error"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@
 Inside a torchrun, a deepspeed or an srun of the user's, this process is one of its workers.
 
 The command that launches refuses what cannot be, holds the run directory's lease, turns signals into a stop
-that the workers agree on, and hands back the summary. Refusals come before torch or Ray is imported.
+that the workers agree on, and hands back the summary. Refusals come before torch or Ray is imported; a task
+of srun's that refuses imports torch then, to tell the others, and waits up to a minute for them to hear it.
 """
 
 import os
@@ -160,7 +161,7 @@ def _fitting(config: RunConfig) -> Literal["local", "ray", "torchrun"]:
 
 
 def _here(job: Job) -> Summary:
-    with ended_by_signals():
+    with refusals_told(), ended_by_signals():
         from training.worker import work
 
     if announced.is_worker():
