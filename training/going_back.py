@@ -1,10 +1,10 @@
 """`--resume STEP`: back to the checkpoint of a step, to go on from there as another branch. It happens once.
-And what a run forgets where it goes back.
 
 A command that was killed is repeated as it stands, by people and by schedulers. So a going back has a name,
 `3`, and a run remembers the names of those that it has behind it, in its config.json and in every checkpoint:
 the second `--resume 3` goes on from where the first one came to. Who means the same step once more says
-`3/2`, which is a name like any other. Imports no torch.
+`3/2`, which is a name like any other. What is forgotten beside checkpoints: see `training.forgetting`.
+Imports no torch.
 """
 
 import re
@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from itertools import count
 
 from infra import storage
-from infra.errors import StorageError
-from model.bundle import LINEAGE
 from training.config import RunConfig
-from training.run_directory import RunDirectory, sampled_step
+from training.run_directory import RunDirectory
 from training.saving import checkpoints, manifest
 from training.saving.copies import Copies
 from training.saving.manifest import Checkpoint
-from training.tracking import tracking_record
 
 NAME = re.compile(r"(\d+)(?:/([1-9]\d*))?")
 GONE_BACK = "gone_back"
@@ -87,26 +84,3 @@ def _next(step: int, behind: set[str]) -> GoingBack:
 def joined(*names: Iterable[str]) -> list[str]:
     """All of them, each once."""
     return sorted({name for some in names for name in some})
-
-
-def forget_after(directory: RunDirectory, step: int) -> None:
-    """Forgets what the run said, drew and became at later steps, which will be others."""
-    lines = directory.read_metrics()
-    if lines and lines[-1]["step"] > step:
-        tracking_record.branch(directory.path)
-    for file in storage.list_files(directory.samples):
-        if (drawn := sampled_step(file.name)) is not None and drawn > step:
-            storage.delete(file.uri)
-    for later in (made for made in directory.bundle_steps() if made > step):
-        directory.forget_bundle(directory.bundle_of(later))
-    if _model_step(directory) > step:
-        directory.forget_bundle(directory.bundle)
-    directory.write_metrics(line for line in lines if line["step"] <= step)
-
-
-def _model_step(directory: RunDirectory) -> int:
-    """Of the bundle that the run became; 0 where there is none that says so."""
-    try:
-        return int(storage.read_json(storage.join(directory.bundle, LINEAGE))["checkpoint"]["step"])
-    except (StorageError, KeyError, TypeError):
-        return 0

@@ -9,10 +9,10 @@ from infra.commit import code_commit
 from infra.errors import UsageError
 from training.config import RunConfig
 from training.data import TrainingData
+from training.forgetting import forget_after
 from training.going_back import (
     GONE_BACK,
     GoingBack,
-    forget_after,
     goes_back,
     gone_back,
     joined,

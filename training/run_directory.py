@@ -12,7 +12,7 @@ result.json     written last: the run is finished
 tracking.json   its own name, and the MLflow run that it is shown as: see `training.tracking.tracking_record`
 
 A command that launches holds the lease and begins an attempt: see `training.going_on`, and for what a run
-forgets `training.going_back`. Workers of an attempt can outlive its command for seconds, so they ask before
+forgets `training.forgetting`. Workers of an attempt can outlive its command for seconds, so they ask before
 they write whether theirs is still the newest.
 """
 

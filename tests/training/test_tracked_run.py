@@ -14,7 +14,7 @@ from infra import storage, tracking
 from infra.errors import RegistryError
 from pipelines.shards import ShardSet
 from tests.mlflow_servers import mute_server
-from training import going_back, going_on
+from training import forgetting, going_on
 from training.configs.evaluation import EvaluationConfig
 from training.data import open_data
 from training.launching import settling
@@ -165,7 +165,7 @@ def test_a_run_that_goes_back_is_another_run_that_shares_the_first_steps(run: Ru
     told = Tracking(run, resumed_key=None)
     told.finish("KILLED")
 
-    going_back.forget_after(run.directory, 3)
+    forgetting.forget_after(run.directory, 3)
     lines = MetricsFile(run.attempt, resumed_step=3)
     again = Tracking(run, resumed_key=told.key)
     for step in range(4, 6):
