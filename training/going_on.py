@@ -2,6 +2,8 @@
 
 import glob
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from infra import configs, storage
@@ -22,11 +24,36 @@ from training.going_back import (
 from training.run_directory import RunDirectory
 from training.run_identity import alike_until, identity, refuse_mismatch
 from training.saving import manifest
+from training.saving.manifest import Checkpoint, Damage
 
 LEFT_BEHIND = ("ray-*", "stop-*")
 """What a command that was killed leaves in the directory."""
 
 RESUME = ("auto", "must", "never")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The checkpoints of a run, newest first: those in its directory, and the copies."""
+
+    here: list[Checkpoint]
+    damaged: list[Damage]
+    """Of those here."""
+    copied: list[Checkpoint]
+
+    @classmethod
+    def of(cls, directory: RunDirectory, config: RunConfig) -> "Kept":
+        copies = directory.copies(config)
+        return cls(*manifest.committed(directory.checkpoints), copies.committed()[0] if copies else [])
+
+    @property
+    def are_some(self) -> bool:
+        """Damaged ones, too: no run is begun anew beside them."""
+        return bool(self.here or self.damaged or self.copied)
+
+    @property
+    def anywhere(self) -> list[Checkpoint]:
+        return sorted([*self.here, *self.copied], key=lambda checkpoint: checkpoint.age, reverse=True)
 
 
 def check(
@@ -38,49 +65,25 @@ def check(
     launcher of the user's can ask, while the first one begins: that one `speaks` of what is no error.
     """
     are_strange = directory.has_files()  # before it is asked for the config, which may come meanwhile
-    named = GoingBack.named(resume)
-    if named is None and resume not in RESUME:
-        raise UsageError(
-            f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
-        )
-    going = goes_back(directory, config, resume)
-    if named is not None and going is None and speaks:
-        sys.stderr.write(
-            f"{directory.path} has gone back to step {named.step} before, and goes on from where it is; "
-            f"to go back there once more, give --resume {once_more(directory, named)}\n"
-        )
-    if storage.exists(directory.config):
-        kept, _ = manifest.committed(directory.checkpoints)
-        refuse_mismatch(
-            _begun(directory),
-            identity(config, data),
-            directory.path,
-            step=going.step if going else _steps_done(directory),
-            ways_back=ways_back(directory, kept),
-        )
-        directory.read_metrics()  # a damaged line is met here, before any worker starts
-    elif are_strange:
+    going = _going_back(directory, config, resume, speaks=speaks)
+    if are_strange and not storage.exists(directory.config):
         raise directory.foreign()
-    has_some = any(manifest.committed(directory.checkpoints)) or _has_copies(directory, config, data, going)
-    if resume == "never" and has_some:
+    kept = Kept.of(directory, config)
+    done = _steps_done(directory, kept.here)
+    _refuse_another_run(directory, config, data, kept, steps_done=done, going=going)
+    directory.read_metrics()  # a damaged line is met here, before any worker starts
+    _refuse_resume(directory, resume, kept)
+    if not kept.are_some and 0 < done < config.steps:
         raise UsageError(
-            f"{directory.path} has checkpoints, and --resume never starts a run anew; "
-            f"give another --run-dir, or go on with --resume auto"
-        )
-    if resume == "must" and not has_some:
-        raise UsageError(
-            f"{directory.path} has no checkpoint to resume from; begin the run with --resume auto"
-        )
-    if not has_some and 0 < _steps_done(directory) < config.steps:
-        raise UsageError(
-            f"{directory.path} has done {_steps_done(directory)} steps and has no checkpoint left; "
+            f"{directory.path} has done {done} steps and has no checkpoint left; "
             f"begin another run from its model, in another --run-dir, with --init-from {directory.bundle}"
         )
 
 
 def finished(directory: RunDirectory, config: RunConfig, *, resume: str) -> dict[str, Any] | None:
     """The summary of a run that has done all steps that this command wants; None where some are left."""
-    if goes_back(directory, config, resume) or _steps_done(directory) != config.steps:
+    here, _ = manifest.committed(directory.checkpoints)
+    if goes_back(directory, config, resume) or _steps_done(directory, here) != config.steps:
         return None
     return directory.finished()
 
@@ -117,10 +120,59 @@ def begin(
             storage.delete(path)
 
 
-def _steps_done(directory: RunDirectory) -> int:
-    """Also of a finished run whose checkpoints somebody has deleted."""
+def _going_back(directory: RunDirectory, config: RunConfig, resume: str, *, speaks: bool) -> GoingBack | None:
+    """What the command has to go back for, if it has. Raises UsageError where `--resume` means nothing."""
+    named = GoingBack.named(resume)
+    if named is None and resume not in RESUME:
+        raise UsageError(
+            f"--resume {resume} means nothing; give {', '.join(RESUME)} or the step of a checkpoint"
+        )
+    going = goes_back(directory, config, resume)
+    if named is not None and going is None and speaks:
+        sys.stderr.write(
+            f"{directory.path} has gone back to step {named.step} before, and goes on from where it is; "
+            f"to go back there once more, give --resume {once_more(directory, named)}\n"
+        )
+    return going
+
+
+def _refuse_another_run(
+    directory: RunDirectory,
+    config: RunConfig,
+    data: TrainingData,
+    kept: Kept,
+    *,
+    steps_done: int,
+    going: GoingBack | None,
+) -> None:
+    """Raises ConfigError where the run that is here, or the one that was copied to where the copies of this
+    one would be, is another."""
+    wanted, ways = identity(config, data), ways_back(directory, kept.anywhere)
+    if storage.exists(directory.config):
+        done = going.step if going else steps_done
+        refuse_mismatch(_begun(directory), wanted, directory.path, step=done, ways_back=ways)
+    for copy in kept.copied[:1]:
+        done = going.step if going else copy.step
+        place = str(config.checkpoints.copy_to)
+        refuse_mismatch(copy.state["identity"], wanted, place, step=done, ways_back=ways)
+
+
+def _refuse_resume(directory: RunDirectory, resume: str, kept: Kept) -> None:
+    if resume == "never" and kept.are_some:
+        raise UsageError(
+            f"{directory.path} has checkpoints, and --resume never starts a run anew; "
+            f"give another --run-dir, or go on with --resume auto"
+        )
+    if resume == "must" and not kept.are_some:
+        raise UsageError(
+            f"{directory.path} has no checkpoint to resume from; begin the run with --resume auto"
+        )
+
+
+def _steps_done(directory: RunDirectory, here: Sequence[Checkpoint]) -> int:
+    """Also of a finished run whose checkpoints, which are `here` otherwise, somebody has deleted."""
     result = directory.finished()
-    return max(directory.newest_step(), int(result["steps_done"]) if result else 0)
+    return max(here[0].step if here else 0, int(result["steps_done"]) if result else 0)
 
 
 def _has_told_others(directory: RunDirectory, wanted: dict[str, Any]) -> bool:
@@ -132,27 +184,8 @@ def _has_told_others(directory: RunDirectory, wanted: dict[str, Any]) -> bool:
 def _kept_of_what_was_told(directory: RunDirectory, config: RunConfig) -> int:
     """The last step that was told as the newest checkpoint has it, which may be a copy, of another machine's
     command."""
-    copies = directory.copies(config)
-    kept = manifest.committed(directory.checkpoints)[0] + (copies.committed()[0] if copies else [])
-    if not kept:
-        return 0
-    newest = max(kept, key=lambda checkpoint: checkpoint.age)
-    return alike_until(_begun(directory), newest.state["identity"], newest.step)
-
-
-def _has_copies(
-    directory: RunDirectory, config: RunConfig, data: TrainingData, going: GoingBack | None
-) -> bool:
-    """Whether a run of this config was copied to where this one would be. Raises ConfigError where it was
-    another."""
-    if (place := directory.copies(config)) is None:
-        return False
-    copies, _ = place.committed()
-    for checkpoint in copies[:1]:
-        begun, wanted = checkpoint.state["identity"], identity(config, data)
-        done = going.step if going else checkpoint.step
-        refuse_mismatch(begun, wanted, place.uri, step=done, ways_back=ways_back(directory, copies))
-    return bool(copies)
+    newest = next(iter(Kept.of(directory, config).anywhere), None)
+    return alike_until(_begun(directory), newest.state["identity"], newest.step) if newest else 0
 
 
 def _begun(directory: RunDirectory) -> dict[str, Any]:

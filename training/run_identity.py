@@ -1,6 +1,6 @@
 """Whether a command may go on with a run that another began: what the steps done so far depend on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from infra import configs
@@ -73,11 +73,11 @@ def refuse_mismatch(
     place: str,
     *,
     step: int,
-    ways_back: Iterable[GoingBack] = (),
+    ways_back: Sequence[GoingBack] | None = None,
 ) -> None:
     """Raises ConfigError with both values and the remedy where a run would go on as another after `step`.
 
-    `ways_back`: those that there are, the newest step first.
+    `ways_back`: those that there are, the newest step first; None where nobody looked for any.
     """
     if strange := sorted(begun.keys() ^ wanted.keys()):
         raise ConfigError(
@@ -118,11 +118,12 @@ def _rates(settings: dict[str, Any], last: int) -> Iterator[float | None]:
         yield optimizer.learning_rate(step, steps) if is_taken else None
 
 
-def _back(alike: int, ways_back: Iterable[GoingBack]) -> str:
+def _back(alike: int, ways_back: Sequence[GoingBack] | None) -> str:
     """How to come to where both runs are one still."""
-    if way := next((way for way in ways_back if way.step <= alike), None):
+    if way := next((way for way in ways_back or () if way.step <= alike), None):
         return f", go back with --resume {way}, as both are the same up to step {alike}"
-    return f" (both are the same up to step {alike}, and no checkpoint is left of then)" if alike else ""
+    none_left = "" if ways_back is None else ", and no checkpoint is left of then"
+    return f" (both are the same up to step {alike}{none_left})" if alike else ""
 
 
 def _as_option(name: str, value: Any) -> tuple[str, bool]:

@@ -15,6 +15,8 @@ from tests.training.tiny_run import TinyRun
 from training import going_on
 from training.data import TrainingData, open_data
 from training.recipes import get_recipe
+from training.run_identity import identity, refuse_mismatch
+from training.saving import manifest
 from training.tracking import tracking_record
 
 WSD = {"schedule": "wsd", "warmup_steps": 2, "decay_share": 0.25}
@@ -75,6 +77,25 @@ def test_where_no_checkpoint_is_left_of_before_it_is_said(tmp_path: Path, data: 
         ConfigError, match=r"both are the same up to step 9, and no checkpoint is left of then"
     ):
         TinyRun(tmp_path, data, steps=24, **WSD).command("auto")
+
+
+def test_a_copy_of_before_is_a_way_back_too(tmp_path: Path, data: TrainingData) -> None:
+    run = a_run(tmp_path, data, 9, 12, **WSD)
+    manifest.delete(run.directory.checkpoints, manifest.committed(run.directory.checkpoints)[0][1].name)
+    longer = TinyRun(tmp_path, data, steps=24, **WSD)
+    with pytest.raises(ConfigError, match="go back with --resume 9, as both"):
+        longer.command("auto")
+    longer.command("9")
+    assert longer.told() == [9]
+
+
+def test_where_nobody_looked_for_a_checkpoint_none_is_said_to_be_left(
+    tmp_path: Path, data: TrainingData
+) -> None:
+    """As in a worker."""
+    short, long = (identity(TinyRun(tmp_path, data, steps=steps, **WSD).config, data) for steps in (12, 24))
+    with pytest.raises(ConfigError, match=r"--steps 12 \(both are the same up to step 9\), or give"):
+        refuse_mismatch(short, long, "run", step=12)
 
 
 def test_a_finished_run_whose_rate_never_fell_goes_on_as_it_is(tmp_path: Path, data: TrainingData) -> None:
