@@ -23,7 +23,7 @@ from infra.errors import ClusterError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.child import protocol
 from pipelines.decoding.endings import end
-from pipelines.decoding.stalled_source import is_stalled
+from pipelines.decoding.stalled_source import SourceReader
 from pipelines.error_classes import ERROR_CLASSES
 
 ROOT = str(Path(__file__).parents[2])
@@ -64,6 +64,7 @@ class DecodingProcess:
 
         try:
             self._process = _starting_thread(os.getpid()).submit(start).result()
+            self._reader = SourceReader()
         except OSError as error:
             raise _cannot_start(error) from None
         finally:
@@ -101,6 +102,7 @@ class DecodingProcess:
 
     def kill(self) -> None:
         end(self._process)
+        self._reader.end()
         self._socket.close()
         os.close(self._complaints)
 
@@ -165,7 +167,8 @@ class DecodingProcess:
     def _explain_stillness(self, num_polls: int, descriptor: int, signs: Signs) -> None:
         """At the first poll after the file was read a child that waited for its mount stands still no more. A
         slow disk is none of either."""
-        if num_polls and num_polls % POLLS == 0 and is_stalled(descriptor, self._limits.still_seconds):
+        is_due = num_polls and num_polls % POLLS == 0
+        if is_due and self._reader.is_stalled(descriptor, self._limits.still_seconds):
             raise _StalledError
         if num_polls > POLLS and not any(state == "D" for _, state, *_ in signs):
             raise _HangingError

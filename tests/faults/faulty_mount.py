@@ -19,13 +19,16 @@ from pathlib import Path
 import pytest
 
 MNT_FORCE, MNT_DETACH = 1, 2
-LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, INIT, INTERRUPT = 1, 2, 3, 14, 15, 18, 26, 36  # linux/fuse.h
+LOOKUP, FORGET, GETATTR, OPEN, READ, RELEASE, FLUSH = 1, 2, 3, 14, 15, 18, 25  # linux/fuse.h
+INIT, INTERRUPT = 26, 36
 ASYNC_READ = 1
 BATCH_FORGET = 42
 ENOENT, EIO, ENOSYS, ESTALE = 2, 5, 38, 116
 ROOT, FILE = 1, 2
 HEADER_BYTES = 40
 REQUEST_BYTES = 1 << 17
+MOST_SECONDS = 240.0
+"""Of a mount: a test that waits for one in the kernel has no other end."""
 WAYS = ("well", "reads fail", "opening fails", "reads stall")
 
 
@@ -87,7 +90,7 @@ class Server:
             except OSError:  # unmounted
                 return
             opcode = struct.unpack_from("<II", request)[1]
-            if opcode == READ and self.way == "reads stall":
+            if opcode in (READ, FLUSH) and self.way == "reads stall":
                 self._waiting.append(request)
             elif opcode not in (FORGET, BATCH_FORGET, INTERRUPT):
                 self._answer_one(request)
@@ -130,6 +133,11 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
+def leave(server: Server) -> None:
+    server.unmount()
+    os._exit(0)
+
+
 def main() -> None:
     """FOLDER NAME CONTENT FLAGS; each line of stdin is a way to go on, its end the end."""
     folder, name, content, flags = sys.argv[1:]
@@ -141,12 +149,14 @@ def main() -> None:
     except OSError as error:
         sys.exit(str(error))
     threading.Thread(target=server.answer_all, daemon=True).start()
+    overdue = threading.Timer(MOST_SECONDS, leave, [server])
+    overdue.daemon = True
+    overdue.start()
     say("mounted")
     for line in sys.stdin:
         server.go_on(line.strip())
         say(server.way)
-    server.unmount()
-    os._exit(0)
+    leave(server)
 
 
 if __name__ == "__main__":

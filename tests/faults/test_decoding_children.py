@@ -119,7 +119,9 @@ def test_a_disk_that_fails_is_no_fault_of_the_file(good: Path, tmp_path: Path, d
 def test_a_mount_that_does_not_answer_is_no_fault_of_the_file(
     good: Path, tmp_path: Path, ask: str, reads_ahead: bool
 ) -> None:
+    """Closing it waits as well, in whatever process: one that begins meanwhile, too."""
     decoder, asked = Decoder(LIMITS), {"probe": Decoder.probe, "decode": decode_opened}
+    decoder.start()
     with (
         none_left_behind(),
         faulty_mount(tmp_path / "mount", "far.mp4", good, reads_ahead=reads_ahead) as mount,
@@ -129,6 +131,7 @@ def test_a_mount_that_does_not_answer_is_no_fault_of_the_file(
         with pytest.raises(StorageError, match=r"far\.mp4 cannot be read on .*: no answer for 1 s") as said:
             asked[ask](decoder, file)
         assert not isinstance(said.value, SourceError), "whatever is mounted there would be left one by one"
+        mount.serve("well")
         assert decode(decoder, good).error_class is None
         decoder.close()
 
@@ -136,13 +139,13 @@ def test_a_mount_that_does_not_answer_is_no_fault_of_the_file(
 def test_a_mount_that_stalls_for_a_while_costs_no_attempt(good: Path, tmp_path: Path) -> None:
     """For longer than a hang takes, and not so long that the file seems out of reach."""
     decoder = Decoder(LIMITS)
+    decoder.start()
     with (
         none_left_behind(),
         faulty_mount(tmp_path / "mount", "far.mp4", good, reads_ahead=False) as mount,
         open(mount.path, "rb") as file,
     ):
         mount.serve("reads stall")
-        decoder.start()
         answers_again = threading.Timer(1.6 * LIMITS.still_seconds, mount.serve, ["well"])
         answers_again.start()
         decoded = decode_opened(decoder, file)

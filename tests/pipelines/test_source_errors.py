@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.decoding.stalled_source import is_stalled
+from pipelines.decoding.stalled_source import SourceReader
 from pipelines.source_errors import SourceError, failing_disk, not_opened
 
 ENDLESS_BYTES = 4 << 40
@@ -28,4 +28,6 @@ def test_a_trouble_that_the_next_file_would_meet_as_well_is_not_left_to_one(
 def test_a_long_file_is_read_here_and_there_alone_to_see_whether_it_can_be(tmp_path: Path) -> None:
     with open(tmp_path / "long.mp4", "w+b") as file:
         file.truncate(ENDLESS_BYTES)
-        assert not is_stalled(file.fileno(), 30.0)
+        reader = SourceReader()
+        assert [reader.is_stalled(file.fileno(), 30.0) for _ in range(2)] == [False, False]
+        reader.end()
