@@ -4,12 +4,14 @@ The limit comes from bare loops, one a core, all at once: what a core can do whi
 are those at full speed: without the start of a cluster, imports, and the loading of the tokenizer. Ours ends
 with the last call of a worker, in which it has scored and hashed every clip, too; packing and sealing, which
 nobody else does, are in the seconds in all. It looks for no cuts (--sampling.no-shots), as nobody else does.
+With --turns, limit and contenders come by turns, and medians are told: of ratios, those within a turn.
 """
 
 import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,6 +53,20 @@ class Result:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """The limit and all contenders, one after another."""
+
+    limit: dict[str, float]
+    """Seconds of decoding and of tokenizing, over the cores."""
+    bare: Codes
+    """Those of the loops that told the limit."""
+    results: dict[str, Result]
+
+    def limit_seconds(self) -> float:
+        return sum(self.limit.values())
+
+
 def main() -> None:
     options = _options()
     folder = options.folder or Path(tempfile.gettempdir()) / "reelgpt-tokenize-corpus"
@@ -58,19 +74,25 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="reelgpt-tokenize-"))
     try:
         bundle = _bundle(scratch / "tokenizer")
-        limit, bare = _limit(folder / "videos", bundle, scratch)
-        print(_heading(videos, limit), flush=True)  # noqa: T201
-        results = {}
-        for name in options.contenders:
-            try:
-                results[name] = _run(name, folder / "videos", bundle, scratch / name.replace(" ", "-"))
-            except subprocess.CalledProcessError:
-                print(f"{name}: failed, as said above", file=sys.stderr, flush=True)  # noqa: T201
-                continue
-            print(f"{name}: {results[name].working_seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
-        print(_table(results, sum(limit.values()), bare), flush=True)  # noqa: T201
+        turns = [_turn(videos, bundle, scratch, options.contenders) for _ in range(options.turns)]
+        print(_table(turns), flush=True)  # noqa: T201
     finally:
         shutil.rmtree(scratch)
+
+
+def _turn(videos: list[Path], bundle: str, scratch: Path, contenders: list[str]) -> Turn:
+    folder = videos[0].parent
+    limit, bare = _limit(folder, bundle, scratch)
+    print(_heading(videos, limit), flush=True)  # noqa: T201
+    results = {}
+    for name in contenders:
+        try:
+            results[name] = _run(name, folder, bundle, scratch / name.replace(" ", "-"))
+        except subprocess.CalledProcessError:
+            print(f"{name}: failed, as said above", file=sys.stderr, flush=True)  # noqa: T201
+            continue
+        print(f"{name}: {results[name].working_seconds:.1f} s", file=sys.stderr, flush=True)  # noqa: T201
+    return Turn(limit=limit, bare=bare, results=results)
 
 
 def _options() -> argparse.Namespace:
@@ -79,6 +101,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--contenders", nargs="+", choices=names, default=names)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keeps the videos for the next run; default: in /tmp")
     parser.add_argument("--videos-of-a-kind", type=int, default=tokenize_corpus.VIDEOS_OF_A_KIND)
     return parser.parse_args()
@@ -198,27 +221,34 @@ def _heading(videos: list[Path], limit: dict[str, float]) -> str:
     )
 
 
-def _table(results: dict[str, Result], limit_seconds: float, bare: Codes) -> str:
+def _table(turns: list[Turn]) -> str:
     columns = ("", "clips", "equal codes", "s at full speed", "clips/s", "of the limit", "ours is faster by",
                "s in all", "peak RSS, GB")  # fmt: skip
+    bare, limit = turns[0].bare, statistics.median(turn.limit_seconds() for turn in turns)
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines.append(
-        f"| the limit | {len(bare)} | | {limit_seconds:.1f} | {len(bare) / limit_seconds:.1f} | 1 | | | |"
-    )
-    ours = results.get(OURS)
-    for name, result in results.items():
-        seconds = result.working_seconds
-        equal = _equal_share(bare, result.codes)
-        faster = f"{seconds / ours.working_seconds:.2f}x" if ours else ""
-        lines.append(
-            f"| {name} | {len(result.codes)} | {equal:.2%} | {seconds:.1f} | "
-            f"{len(result.codes) / seconds:.1f} | {limit_seconds / seconds:.2f} | "
-            f"{faster} | {result.seconds:.1f} | {result.peak_bytes / GB:.2f} |"
-        )
-    if ours:
+    lines.append(f"| the limit | {len(bare)} | | {limit:.1f} | {len(bare) / limit:.1f} | 1 | | | |")
+    for name in turns[0].results:
+        those = [turn for turn in turns if name in turn.results]
+        lines.append(_row(name, those, _equal_share(bare, those[0].results[name].codes)))
+    for ours in (turn.results[OURS] for turn in turns if OURS in turn.results):
         first, pace = ours.first_seconds or 0.0, ours.summary["pace"]
         lines.append(f"\nFirst codes of ours after {first:.1f} s. Its own account: {json.dumps(pace)}")
     return "\n".join(lines)
+
+
+def _row(name: str, turns: list[Turn], equal: float) -> str:
+    results = [turn.results[name] for turn in turns]
+    seconds = statistics.median(result.working_seconds for result in results)
+    of_limit = statistics.median(turn.limit_seconds() / turn.results[name].working_seconds for turn in turns)
+    beside = [turn.results[name].working_seconds / turn.results[OURS].working_seconds
+              for turn in turns if OURS in turn.results]  # fmt: skip
+    faster = f"{statistics.median(beside):.2f}x" if beside else ""
+    count, in_all = len(results[0].codes), statistics.median(result.seconds for result in results)
+    peak = max(result.peak_bytes for result in results) / GB
+    return (
+        f"| {name} | {count} | {equal:.2%} | {seconds:.1f} | {count / seconds:.1f} | {of_limit:.2f} | "
+        f"{faster} | {in_all:.1f} | {peak:.2f} |"
+    )
 
 
 def _equal_share(bare: Codes, codes: Codes) -> float:

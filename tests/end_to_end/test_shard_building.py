@@ -92,6 +92,8 @@ def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
     assert allowed["done_now"] == 0
 
 
+@pytest.mark.faults
+@pytest.mark.exhaustive
 def test_a_source_that_changed_under_way_is_named_alone_and_the_next_command_takes_it_as_it_is(
     videos: Path, frames: Path, tmp_path: Path
 ) -> None:

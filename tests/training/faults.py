@@ -65,6 +65,8 @@ os.fsync, os.replace = fsync, rename
 """
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 SLEEP_UNTIL = "while not os.path.exists({path!r}): time.sleep(0.01)"
+WAIT_FOR = "import glob\nwhile not glob.glob({pattern!r}): time.sleep(0.01)"
+"""What has been saved beside the steps is not there at once."""
 HALVE = "os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)"
 
 

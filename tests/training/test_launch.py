@@ -157,6 +157,7 @@ def test_a_signal_stops_it_with_everything_saved(
 
 
 @pytest.mark.ray
+@pytest.mark.exhaustive
 @pytest.mark.faults
 def test_under_ray_train_a_killed_worker_changes_nothing(
     undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

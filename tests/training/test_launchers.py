@@ -13,6 +13,7 @@ import pytest
 
 from pipelines.shards import ShardSet
 from tests.training import runs
+from tests.training.faults import Bench
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
@@ -46,13 +47,10 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return runs.bare_environment(tmp_path_factory.mktemp("site"))
 
 
-@pytest.fixture(scope="module")
-def expected(
-    tmp_path_factory: pytest.TempPathFactory, token_set: ShardSet, bare: dict[str, str]
-) -> list[dict[str, float]]:
-    run_dir = tmp_path_factory.mktemp("expected") / "run"
-    runs.run(*runs.gpt(token_set, run_dir), "--launcher=torchrun", env=bare)
-    return runs.metrics(run_dir)
+@pytest.fixture
+def expected(bench: Bench) -> list[dict[str, float]]:
+    """Of workers that nobody launched."""
+    return runs.metrics(bench.undisturbed().run_dir)
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from training.loading.batches import Batches
 from training.loading.samples_digest import chained, digest_halves
 from training.loading.shelf import Shelf
 from training.recipes import get_recipe
+from training.saving.manifest import MANIFEST
 
 SKIP = ("--batches.skip-steps", "4", "6-7")
 TAKEN = [1, 2, 3, 5, 8, 9, 10, 11, 12]
@@ -85,7 +86,8 @@ def test_a_run_killed_before_steps_to_skip_leaves_them_out_and_ends_the_same(
     bench: Bench, token_set: ShardSet, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    kill = faults.at(Moment(0, 8, "update"))
+    saved = faults.WAIT_FOR.format(pattern=f"{run_dir}/checkpoints/step-00000003-*/{MANIFEST}")
+    kill = faults.at(Moment(0, 8, "update"), f"exec({saved!r}); {faults.KILL}")
     bench.killed(run_dir, *SKIP, rank=0, faults=[kill], world_size=1)
     assert runs.newest_committed(run_dir) == 3
     assert bench.goes_on(run_dir, *SKIP, world_size=1)["resumed_from"] == 3

@@ -81,6 +81,7 @@ def versions(server: MlflowServer, run_dir: Path) -> list[str]:
     return [version.run_id for version in found]
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_dies_under_a_run_that_dies_is_told_all_once_it_is_back(
     server: MlflowServer, workers: Workers, token_set: ShardSet, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_server_that_dies_under_a_run_that_dies_is_told_all_once_it_is_back(
     assert workers.run(*command(token_set, run_dir), **ONE)["model_version"] == summary["model_version"]
 
 
+@pytest.mark.exhaustive
 def test_all_that_a_tokenizers_run_tells_is_documented(
     server: MlflowServer, workers: Workers, frame_set: ShardSet, tmp_path: Path
 ) -> None:
