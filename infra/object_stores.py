@@ -41,6 +41,8 @@ READ_AHEAD_BYTES = 1 << 18
 KEYS_A_REQUEST = 1000  # S3's own limit
 SETTLE_SECONDS = 2.0
 """Where a store cannot say who was first: how long all who want to be are waited for."""
+ONE_PUT_BYTES = 100 << 20
+"""What is larger, s3fs puts in parts; SeaweedFS tells several racers that theirs were put together first."""
 TAKEN = ("PreconditionFailed", "412")
 UNDECIDED = ("ConditionalRequestConflict", "409", "OperationAborted")
 """AWS, while another conditional write of the same name is under way."""
@@ -91,7 +93,7 @@ def create(fs: "AbstractFileSystem", path: str, data: bytes) -> bool:
     """Puts `data` at `path` if nothing is there; one of two racers wins. The same bytes there count as ours:
     the answer to a put may be lost, and the put repeated."""
     store = (fs, path.partition("/")[0])
-    if _HONOURS_CONDITIONS.get(store):
+    if _HONOURS_CONDITIONS.get(store) and len(data) < ONE_PUT_BYTES:
         return _put_if_absent(fs, path, data) or _is_there(fs, path, data)
     if fs.exists(path) or not _put_if_absent(fs, path, data):
         return _is_there(fs, path, data)
@@ -101,9 +103,10 @@ def create(fs: "AbstractFileSystem", path: str, data: bytes) -> bool:
             sys.stderr.write(
                 f"{store[1]} does not say who was first: {SETTLE_SECONDS:g} s are waited for others\n"
             )
-    if not _HONOURS_CONDITIONS[store]:
-        time.sleep(SETTLE_SECONDS)
-    return _HONOURS_CONDITIONS[store] or _is_there(fs, path, data)
+    if _HONOURS_CONDITIONS[store] and len(data) < ONE_PUT_BYTES:
+        return True
+    time.sleep(SETTLE_SECONDS)
+    return _is_there(fs, path, data)
 
 
 def delete(fs: "AbstractFileSystem", path: str) -> None:
