@@ -69,9 +69,11 @@ def start(
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str], *, code: int = 0) -> dict[str, Any]:
+def finish(
+    process: subprocess.Popen[str], *, code: int = 0, patience: float = PATIENCE_SECONDS
+) -> dict[str, Any]:
     """Its summary, or what it refused with."""
-    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    out, err = process.communicate(timeout=patience)
     assert process.returncode == code, err[-4000:]
     answer: dict[str, Any] = json.loads(out.strip().splitlines()[-1]) | {"stderr": err}
     return answer

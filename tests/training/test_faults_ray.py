@@ -20,11 +20,13 @@ pytestmark = [
     pytest.mark.deepspeed,
     pytest.mark.faults,
     pytest.mark.exhaustive,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(800),
 ]
 Digests = dict[int, float]
 """Of the clips that a run has seen by each logged step."""
 STEPS = 400
+PATIENCE_SECONDS = 500.0
+"""For the rest of a run: Ray takes half a minute to miss a node, and a step of a busy machine takes 0.1 s."""
 LONG = (f"--steps={STEPS}", "--checkpoints.every-steps=20", "--evaluation.every-steps=400")
 ELASTIC = ("--launcher=ray", "--num-workers=2", "--min-workers=1")
 
@@ -79,14 +81,14 @@ def test_where_a_node_is_lost_the_run_goes_on_with_the_workers_that_are_left(
     tmp_path: Path,
     undisturbed: Digests,
 ) -> None:
-    run_dir = tmp_path / "run"
-    process = runs.start(*runs.gpt(token_set, run_dir), *LONG, *ELASTIC, env=place)
-    runs.wait_until(lambda: runs.newest_committed(run_dir) >= 60, process)
+    run_dir, half = tmp_path / "run", f"--steps={STEPS // 2}"
+    process = runs.start(*runs.gpt(token_set, run_dir), *LONG, half, *ELASTIC, env=place)
+    runs.wait_until(lambda: runs.newest_committed(run_dir) >= 20, process)
     kill_node(cluster.second_node)
-    summary = runs.finish(process)
-    assert summary["resumed_from"] >= 60
+    summary = runs.finish(process, patience=PATIENCE_SECONDS)
+    assert summary["resumed_from"] >= 20
     assert summary["workers"] == 1
-    assert digests(run_dir) == undisturbed
+    assert digests(run_dir) == {step: undisturbed[step] for step in range(1, STEPS // 2 + 1)}
 
 
 def test_where_a_node_is_announced_to_go_the_state_is_saved_before_it_does(
@@ -104,7 +106,7 @@ def test_where_a_node_is_announced_to_go_the_state_is_saved_before_it_does(
     saved = runs.newest_committed(run_dir)
     assert 0 < saved < STEPS
     kill_node(cluster.second_node)
-    summary = runs.finish(process)
+    summary = runs.finish(process, patience=PATIENCE_SECONDS)
     assert summary["resumed_from"] == saved
     assert summary["workers"] == 1
     assert digests(run_dir) == undisturbed
