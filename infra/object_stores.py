@@ -92,8 +92,8 @@ def fetch(fs: "AbstractFileSystem", path: str, local_path: str) -> None:
 def create(fs: "AbstractFileSystem", path: str, data: bytes) -> bool:
     """Puts `data` at `path` if nothing is there; one of two racers wins. The same bytes there count as ours:
     the answer to a put may be lost, and the put repeated."""
-    store = (fs, path.partition("/")[0])
-    if _HONOURS_CONDITIONS.get(store) and len(data) < ONE_PUT_BYTES:
+    store, is_one_put = (fs, path.partition("/")[0]), len(data) < ONE_PUT_BYTES
+    if is_one_put and _HONOURS_CONDITIONS.get(store):
         return _put_if_absent(fs, path, data) or _is_there(fs, path, data)
     if fs.exists(path) or not _put_if_absent(fs, path, data):
         return _is_there(fs, path, data)
@@ -103,7 +103,7 @@ def create(fs: "AbstractFileSystem", path: str, data: bytes) -> bool:
             sys.stderr.write(
                 f"{store[1]} does not say who was first: {SETTLE_SECONDS:g} s are waited for others\n"
             )
-    if _HONOURS_CONDITIONS[store] and len(data) < ONE_PUT_BYTES:
+    if is_one_put and _HONOURS_CONDITIONS[store]:
         return True
     time.sleep(SETTLE_SECONDS)
     return _is_there(fs, path, data)

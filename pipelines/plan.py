@@ -19,7 +19,7 @@ from infra.errors import ConfigError, StorageError
 from infra.storage import FileInfo
 from pipelines import records, tables
 from pipelines.building import claim, outcomes, stages
-from pipelines.building.inventory import FILE_COLUMNS
+from pipelines.building.inventory import listed
 from pipelines.building.job import TokenizerRef
 from pipelines.building.tokenizing import Encoder
 from pipelines.config import ExtractConfig
@@ -130,8 +130,7 @@ def _inspected(drawn: Iterable[FileInfo], config: ExtractConfig) -> tuple[list[F
     for file in drawn:
         draws.append(file)
         if file.name not in rows:
-            listed = pa.table({name: [getattr(file, name)] for name in FILE_COLUMNS})
-            (rows[file.name],) = stages.inspect_files(listed, config.limits).to_pylist()
+            (rows[file.name],) = stages.inspect_files(listed([file]), config.limits).to_pylist()
     known = {name: row for name, row in rows.items() if row["left"] is None}
     if not known:
         raise StorageError(next(iter(rows.values()))["left"])

@@ -85,9 +85,7 @@ def refuse_mismatch(
             f"go on with the recipe in its config.json, or give another --run-dir"
         )
     names = [name for name in sorted(begun) if begun[name] != wanted[name]]
-    alike = step
-    if any(name in STEPWISE for name in names):
-        alike = alike_until(begun, wanted, step)
+    alike = alike_until(begun, wanted, step)
     if alike == step:  # they differ in steps to come
         names = [name for name in names if name not in STEPWISE]
     if not names:

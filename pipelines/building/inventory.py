@@ -4,7 +4,7 @@ They are noted while they come, so that a command that is killed and repeated lo
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -37,6 +37,11 @@ class Found:
     """By name: why a file is not to be had as it was listed. It is noted nowhere."""
 
 
+def listed(files: Sequence[FileInfo]) -> pa.Table:
+    """What `Inspect` takes."""
+    return pa.table({name: [getattr(file, name) for file in files] for name in FILE_COLUMNS})
+
+
 def known_sources(out: str) -> pa.Table:
     """What was found so far, of SOURCE_SCHEMA; also of files that are not there any more."""
     place = storage.join(out, INVENTORY)
@@ -52,10 +57,9 @@ def sources_of(
 ) -> Found:
     """The sources behind `files`; those that are new or have changed are inspected and noted, and so are
     those that could not be read: permissions change without a trace in a file's times."""
-    listed = pa.table({name: [getattr(file, name) for file in files] for name in FILE_COLUMNS})
     known = known_sources(out)
     known = known.filter(pc.invert(pc.starts_with(known.column("source_id"), UNREADABLE)))
-    found = listed.join(known, list(FILE_COLUMNS), join_type="left outer", use_threads=False)
+    found = listed(files).join(known, list(FILE_COLUMNS), join_type="left outer", use_threads=False)
     fresh = found.filter(pc.is_null(found.column("source_id"))).select(FILE_COLUMNS)
     sources = found.filter(pc.is_valid(found.column("source_id"))).select(SOURCE_SCHEMA.names)
     notes, left = _Notes(out, known, clock), dict[str, str]()

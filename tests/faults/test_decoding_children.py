@@ -16,7 +16,7 @@ from infra.errors import ClusterError, StorageError
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decode import MOST_KILLS, Decoded, Decoder
 from pipelines.source_errors import SourceError
-from tests.faults.faulty_mount import faulty_mount
+from tests.faults.faulty_mount import FaultyMount, faulty_mount
 from tests.faults.faulty_python import children_run, python_with_all_faults
 from tests.faults.matrix import all_with_a_sample
 from tests.faults.processes import none_left_behind
@@ -120,7 +120,31 @@ def test_a_mount_that_does_not_answer_is_no_fault_of_the_file(
     good: Path, tmp_path: Path, ask: str, reads_ahead: bool
 ) -> None:
     """Closing it waits as well, in whatever process: one that begins meanwhile, too."""
-    decoder, asked = Decoder(LIMITS), {"probe": Decoder.probe, "decode": decode_opened}
+    asked = {"probe": Decoder.probe, "decode": decode_opened}
+    with opened_where_reads_stall(good, tmp_path, reads_ahead=reads_ahead) as (decoder, mount, file):
+        with pytest.raises(StorageError, match=r"far\.mp4 cannot be read on .*: no answer for 1 s") as said:
+            asked[ask](decoder, file)
+        assert not isinstance(said.value, SourceError), "whatever is mounted there would be left one by one"
+        mount.serve("well")
+        assert decode(decoder, good).error_class is None
+
+
+def test_a_mount_that_stalls_for_a_while_costs_no_attempt(good: Path, tmp_path: Path) -> None:
+    """For longer than a hang takes, and not so long that the file seems out of reach."""
+    with opened_where_reads_stall(good, tmp_path, reads_ahead=False) as (decoder, mount, file):
+        answers_again = threading.Timer(1.6 * LIMITS.still_seconds, mount.serve, ["well"])
+        answers_again.start()
+        decoded = decode_opened(decoder, file)
+        answers_again.join()
+    assert (decoded.error_class, len(decoded.frames), decoded.attempts) == (None, 8, 1)
+
+
+@contextlib.contextmanager
+def opened_where_reads_stall(
+    good: Path, tmp_path: Path, *, reads_ahead: bool
+) -> Iterator[tuple[Decoder, FaultyMount, IO[bytes]]]:
+    """A decoder whose child was there before, and the file."""
+    decoder = Decoder(LIMITS)
     decoder.start()
     with (
         none_left_behind(),
@@ -128,30 +152,8 @@ def test_a_mount_that_does_not_answer_is_no_fault_of_the_file(
         open(mount.path, "rb") as file,
     ):
         mount.serve("reads stall")
-        with pytest.raises(StorageError, match=r"far\.mp4 cannot be read on .*: no answer for 1 s") as said:
-            asked[ask](decoder, file)
-        assert not isinstance(said.value, SourceError), "whatever is mounted there would be left one by one"
-        mount.serve("well")
-        assert decode(decoder, good).error_class is None
+        yield decoder, mount, file
         decoder.close()
-
-
-def test_a_mount_that_stalls_for_a_while_costs_no_attempt(good: Path, tmp_path: Path) -> None:
-    """For longer than a hang takes, and not so long that the file seems out of reach."""
-    decoder = Decoder(LIMITS)
-    decoder.start()
-    with (
-        none_left_behind(),
-        faulty_mount(tmp_path / "mount", "far.mp4", good, reads_ahead=False) as mount,
-        open(mount.path, "rb") as file,
-    ):
-        mount.serve("reads stall")
-        answers_again = threading.Timer(1.6 * LIMITS.still_seconds, mount.serve, ["well"])
-        answers_again.start()
-        decoded = decode_opened(decoder, file)
-        answers_again.join()
-        decoder.close()
-    assert (decoded.error_class, len(decoded.frames), decoded.attempts) == (None, 8, 1)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 from pipelines.building import claim
 from pipelines.building.build import take
 from pipelines.building.completion import Watch, complete
-from pipelines.building.inventory import FILE_COLUMNS, Found
+from pipelines.building.inventory import Found, listed
 from pipelines.building.job import TokenizerRef, VideoJob
 from pipelines.building.stages import DecodeSpans, decoder_of_this_process, extract_spans, inspect_files
 from pipelines.building.tokenizing import DecodeAndTokenize
@@ -55,9 +55,7 @@ def build_without_ray(videos: Path, out: Path, tokenizer: TokenizerRef | None) -
         resources=Resources(),
         tokenizer=tokenizer,
     )
-    files = list_videos(job.videos)
-    listed = pa.table({name: [getattr(f, name) for f in files] for name in FILE_COLUMNS})
-    given = inspect_files(listed, CONFIG.limits).select(SOURCE_SCHEMA.names)
+    given = inspect_files(listed(list_videos(job.videos)), CONFIG.limits).select(SOURCE_SCHEMA.names)
     settings = claim.video_settings(job)
 
     def run(missing: pa.Table, place: str, _: Watch) -> None:
