@@ -4,17 +4,13 @@ import contextlib
 import logging
 import os
 import socket
-import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any, cast
 
 from infra.errors import ClusterError
 from infra.hashing import MIB
-from infra.signals import postponed
+from infra.ray_start import unattended, undisturbed, without_false_alarms
 
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
-STDERR = 2
 ANSWER_SECONDS = 10.0
 ALONE_SECONDS = 10
 """How long processes of a local Ray outlive the one that keeps it together. Ray's own minute is for clusters,
@@ -29,16 +25,22 @@ def connected(*, num_cpus: int | None = None, object_store_mb: int = 512) -> Ite
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not os.environ.get("RAY_ADDRESS"):
-        options |= {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
-        options["object_store_memory"] = object_store_mb * MIB
-        options["_system_config"] = {"gcs_rpc_server_reconnect_timeout_s": ALONE_SECONDS}
-    else:
-        _expect_an_answer(os.environ["RAY_ADDRESS"])
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ours: dict[str, Any] = {
+        "address": "local", "num_cpus": num_cpus, "include_dashboard": False,
+        "object_store_memory": object_store_mb * MIB,
+        "_system_config": {"gcs_rpc_server_reconnect_timeout_s": ALONE_SECONDS},
+    }  # fmt: skip
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _expect_an_answer(address)
     try:
-        with _undisturbed(), _start_explained(), _without_false_alarms():
-            ray.init(**options)
+        with undisturbed(), _start_explained(), without_false_alarms():
+            if address:
+                ray.init(**quiet)
+            else:
+                with unattended():
+                    ray.init(**quiet, **ours)
         yield
     finally:
         ray.shutdown()
@@ -50,21 +52,6 @@ def _start_explained() -> Iterator[None]:
         yield
     except Exception as error:  # a bare one, where a node was too slow to start
         raise ClusterError(_no_start(error)) from error
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A signal is heard once Ray is there: half started it could not be ended. Ray would put handlers of its
-    own in the place of the caller's, one of them before it starts, which exit without a word."""
-    import ray
-
-    rays_own = ray._private.utils.set_sigterm_handler
-    ray._private.utils.set_sigterm_handler = lambda _: None
-    try:
-        with postponed():
-            yield
-    finally:
-        ray._private.utils.set_sigterm_handler = rays_own
 
 
 def _expect_an_answer(address: str) -> None:
@@ -84,43 +71,6 @@ def _no_start(error: Exception) -> str:
     if address := os.environ.get("RAY_ADDRESS"):
         return f"Ray at {address} did not answer: {error}; check RAY_ADDRESS"
     return f"Ray did not start on this machine: {error}; repeat the command when the machine is less busy"
-
-
-@contextlib.contextmanager
-def _without_false_alarms() -> Iterator[None]:
-    """Ray's core writes errors to the terminal, whatever `logging_level` says; one of them comes with every
-    pool of actors that may restart ("constructor arguments in the object store"): Ray Data keeps those
-    arguments itself. What fails comes as an exception. RAY_BACKEND_LOG_LEVEL, where it is set, is obeyed;
-    that it was set is told on the terminal too, and left out here.
-    """
-    if LOG_LEVEL in os.environ:
-        yield
-        return
-    os.environ[LOG_LEVEL] = "fatal"
-    try:
-        with _stderr_without(LOG_LEVEL):
-            yield
-    finally:
-        del os.environ[LOG_LEVEL]
-
-
-@contextlib.contextmanager
-def _stderr_without(word: str) -> Iterator[None]:
-    """Keeps what is written to the terminal, by native code too, and passes on the lines without the word."""
-    sys.stderr.flush()
-    terminal = os.dup(STDERR)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), STDERR)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal, STDERR)
-            os.close(terminal)
-            said.seek(0)
-            for line in said:
-                if word.encode() not in line:
-                    os.write(STDERR, line)
 
 
 def num_cpus() -> int:
