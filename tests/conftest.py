@@ -1,12 +1,9 @@
 """What every test gets: one thread, and an MLflow store and working directory of its own."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.clusters import Cluster, two_node_cluster
 
 WEIGHTS = {"ray": 10, "deepspeed": 3, "faults": 3, "slow": 1}
 
@@ -26,13 +23,6 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A Ray cluster of two nodes that no test may harm."""
-    with two_node_cluster() as started:
-        yield started
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The demo as its user runs it: the whole journey, then once more; and what becomes of bad files."""
+"""The demo as its user runs it: the whole journey, then once more."""
 
 import json
 import re
@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 
 from pipelines.checking.verify import verify
-from pipelines.shards import ShardSet
-from pipelines.video_writer import write_video
-from tests.reelgpt.conftest import moving_square
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 STEPS = ["--tokenizer-steps", "20", "--gpt-steps", "10"]
@@ -66,28 +63,3 @@ def check_the_registry_knows_where_it_came_from(made: dict[str, Any]) -> None:
         "carphone_pristine.mp4",
         "cityCC0.mpg",
     }
-
-
-def test_bad_files_are_told_in_the_report_and_the_rest_goes_through(tmp_path: Path) -> None:
-    folder = tmp_path / "videos"
-    folder.mkdir()
-    for number in range(3):
-        write_video(str(folder / f"{number}.mp4"), moving_square(40 + number, size=128), fps=8.0)
-    (folder / "words.mp4").write_text("no video at all")
-    (folder / "empty.mp4").write_bytes(b"")
-    code, made, _ = reelgpt("extract", str(folder), "--out", "frames")
-    assert code == 3
-    assert made["totals"]["failed_sources"] == 2
-    classes = {row["source"]: row["error_class"] for row in ShardSet.open("frames").spans().to_pylist()}
-    assert classes == {
-        "0.mp4": None,
-        "1.mp4": None,
-        "2.mp4": None,
-        "empty.mp4": "empty",
-        "words.mp4": "not_media",
-    }
-    code, _, _ = reelgpt("report", "--frames", "frames", "--out", "report.html")
-    assert code == 0
-    page = Path("report.html").read_text()
-    assert "words.mp4" in page
-    assert "not_media" in page

@@ -4,6 +4,7 @@ killed."""
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from pipelines.checking.verify import verify
 from pipelines.config import ExtractConfig
 from pipelines.shards import ShardSet
 from pipelines.spans import list_videos
+from tests.faults.matrix import SEED
 from tests.faults.processes import family, none_left_behind, words_of
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
@@ -90,6 +92,10 @@ def test_bad_files_end_as_rows_and_good_ones_as_clips(tmp_path: Path) -> None:
     allowed = reelgpt("extract", str(folder), "--out", str(out), "--max-failed", "0.7")
     assert allowed["fingerprint"] == summary["fingerprint"]
     assert allowed["done_now"] == 0
+    page = tmp_path / "report.html"
+    reelgpt("report", "--frames", str(out), "--out", str(page))
+    for name, error_class in expected.items():
+        assert re.search(rf"{re.escape(name)}.*?{error_class}", page.read_text(), re.DOTALL)
 
 
 @pytest.mark.faults
@@ -132,11 +138,8 @@ def test_a_killed_run_repeated_does_only_what_is_missing_and_ends_the_same(
 ) -> None:
     out, finely = tmp_path / "out", ("--spans-per-file", "1", "--num-cpus", "1")
     args = ("tokenize", str(videos), "--tokenizer", tokenizer_bundle, "--out", str(out), *SETTINGS, *finely)
-    rng = random.Random(os.environ.get("REELGPT_TEST_SEED", "1"))
-    done = 0
-    for _ in range(2):
-        kill_after(rng.randint(1, 6) + done, out, *args)
-        done = len(records.done_units(str(out / records.FOLDER)))
+    kill_after(random.Random(SEED).randint(2, 9), out, *args)
+    done = len(records.done_units(str(out / records.FOLDER)))
     summary = reelgpt(*args)
     assert summary["done_before"] == done >= 2
     assert summary["done_now"] == summary["units"] - done
@@ -158,6 +161,7 @@ def kill_after(num_files: int, out: Path, *args: str) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.exhaustive
 def test_a_signal_ends_a_build_in_order_and_the_repeated_one_ends_the_same(
     videos: Path, frames: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,8 @@ def free_port() -> int:
     return port
 
 
+@pytest.mark.exhaustive
+@pytest.mark.faults
 def test_deepspeeds_launcher_trains_the_same(
     token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
 ) -> None:
