@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image, ImageOps
 
 from pipelines.config import DecodeLimits
 from pipelines.decoding.decode import Decoded, Decoder, read_frames
@@ -316,6 +317,29 @@ def test_a_turned_video_comes_upright(
     ffmpeg("-display_rotation", "90", "-i", str(lying), "-c", "copy", str(turned))
     error = np.abs(decode(turned).frames.astype(int) - reference).mean()
     assert error < 9
+
+
+def test_a_mirrored_video_is_shown_as_players_show_it(folder: Path, decode: Callable[..., Decoded]) -> None:
+    coded = make_video(folder / "coded.mp4", seconds=0.2, options=("-c:v", "libx264"))
+    mirrored, upright = folder / "mirrored.mp4", folder / "upright.mp4"
+    for degrees, flip in (("0", "h"), ("90", "v")):
+        turn = ("-display_rotation", degrees, f"-display_{flip}flip")
+        ffmpeg(*turn, "-i", str(coded), "-c", "copy", str(mirrored))
+        ffmpeg("-i", str(mirrored), "-c:v", "libx264", "-qp", "0", str(upright))
+        found, wanted = decode(mirrored), decode(upright)
+        assert (found.width, found.height) == (wanted.width, wanted.height)
+        assert np.abs(found.frames.astype(int) - wanted.frames).mean() < 2
+
+
+def test_a_photo_is_shown_as_its_exif_says(folder: Path, decode: Callable[..., Decoded]) -> None:
+    photo, turned, upright = (folder / name for name in ("photo.png", "turned.png", "upright.png"))
+    make_still(photo)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.open(photo).save(turned, exif=exif)
+        ImageOps.exif_transpose(Image.open(turned)).save(upright)
+        np.testing.assert_array_equal(decode(turned).frames, decode(upright).frames)
 
 
 def test_frames_are_chosen_by_time_where_the_rate_varies(

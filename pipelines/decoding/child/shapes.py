@@ -1,7 +1,8 @@
 """From a coded picture to an upright one of the size asked for, by the same filters as decord's.
 
 Both decoders resize with a graph of FFmpeg's filters, so that they give the same bytes for a picture. (PyAV's
-own `reformat` knows nothing of where chroma samples lie, and is 1.7 levels off on average.)
+own `reformat` knows nothing of where chroma samples lie, and is 1.7 levels off on average.) Which way is up
+is another room's matter.
 """
 
 import math
@@ -12,12 +13,11 @@ from typing import Any
 import av.filter
 import numpy as np
 
+from pipelines.decoding.child.upright import Turning
+
 WIDEST = 8
 """How many times a picture may be as wide, or as high, as what is cut out of it. Beyond, PyAV cuts it before
 it resizes it, lest a resized picture fill the memory."""
-
-TURNS = ((), ("cclock",), ("clock", "clock"), ("clock",))
-"""By quarter turns counter-clockwise, as decord makes them: before the picture is resized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,7 @@ class Shape:
 
     width: int
     height: int
-    quarter_turns: int
-    """Counter-clockwise, from the coded picture to the upright one."""
+    turning: Turning
     crop: tuple[int, int]
     """Height and width of what is cut out of its centre."""
     source_width: int
@@ -39,8 +38,8 @@ class Shape:
     def of(cls, pixel_aspect: Fraction | None, frame: Any, sizes: list[tuple[int, int]]) -> "Shape":
         aspect = Fraction(pixel_aspect or 1) if (pixel_aspect or 1) > 0 else Fraction(1)
         width, height = frame.width * aspect, Fraction(frame.height)
-        turns = round(frame.rotation / 90) % 4
-        if turns % 2:
+        turning = Turning.of(frame)
+        if turning.swaps_sides:
             width, height = height, width
         rows, columns = _nearest_in_aspect(sizes, float(width / height))
         scale = max(Fraction(rows) / height, Fraction(columns) / width)
@@ -48,9 +47,9 @@ class Shape:
         precrop = None
         if covering[0] > WIDEST * columns or covering[1] > WIDEST * rows:
             covering, middle = (columns, rows), (columns / scale, rows / scale)
-            across, down = reversed(middle) if turns % 2 else middle
+            across, down = reversed(middle) if turning.swaps_sides else middle
             precrop = max(1, int(across / aspect)), max(1, int(down))
-        return cls(*covering, turns, (rows, columns), round(width), round(height), precrop)
+        return cls(*covering, turning, (rows, columns), round(width), round(height), precrop)
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
         """The middle of an upright picture, (*crop, 3), as memory of its own."""
@@ -92,7 +91,7 @@ class Converter:
         ]
         if shape.precrop is not None:
             nodes.append(graph.add("crop", _cropping(frame.format, *shape.precrop)))
-        nodes += [graph.add("transpose", turn) for turn in TURNS[shape.quarter_turns]]
+        nodes += [graph.add(*turn) for turn in shape.turning.filters]
         nodes += [graph.add("scale", f"{shape.width}:{shape.height}"), graph.add("format", "rgb24")]
         graph.link_nodes(*nodes, graph.add("buffersink"))
         graph.configure()

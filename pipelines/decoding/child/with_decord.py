@@ -62,7 +62,7 @@ class DecordReader:
 
 def reader_for(video: Video, shape: Shape) -> DecordReader | None:
     """None where decord is not to be asked, or refuses the file with an error."""
-    if shape.precrop is not None or not video.is_for_decord:
+    if shape.precrop is not None or shape.turning.is_mirrored or not video.is_for_decord:
         return None
     try:
         reader = DecordReader(video, shape)
