@@ -145,6 +145,16 @@ def test_a_bit_flipped_in_a_manifest_is_damage_too(root: Path) -> None:
 
 
 @pytest.mark.faults
+def test_a_checkpoint_that_was_renamed_is_one_and_nobody_sweeps_it_up(root: Path) -> None:
+    newest = commit(root, 20)
+    kept = newest.rename(root / f"{newest.name}.good")
+    assert found_step(root) == 20
+    commit(root, 30)
+    checkpoints.prune(str(root), keep_last=1)
+    assert checkpoints.problems(str(kept)) == []
+
+
+@pytest.mark.faults
 def test_where_none_is_whole_nothing_is_begun_anew(root: Path) -> None:
     for step in (10, 20):
         flip_a_bit(commit(root, step) / "weights.pt")

@@ -146,7 +146,8 @@ def prune(
     attempts left behind, which has no manifest.
 
     `passed_over`: what was found to be damaged, and does not count. Of it and of the rest, what could not be
-    read is spared; and so is a folder of a step after the newest checkpoint's: somebody may be writing it.
+    read is spared; and so is a folder that somebody renamed, or of a step after the newest checkpoint's:
+    somebody may be writing it.
     """
     looked_at, damaged = committed(root)
     known = {damage.name: damage.problem.is_rot for damage in (*damaged, *passed_over)}
@@ -157,7 +158,7 @@ def prune(
     if keep_every_steps is not None:
         kept |= _first_of_each(whole, keep_every_steps)
     for name in sorted({file.name.partition("/")[0] for file in storage.list_files(root)} - kept):
-        folder = FOLDER.match(name)
+        folder = FOLDER.fullmatch(name)
         if folder and (name in known or int(folder[1]) <= newest):
             delete(root, name)
 

@@ -7,7 +7,7 @@ checkpoints/step-00000040-5c1f20ab/MANIFEST.json  last: the run's state, every f
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infra import configs, hashing, storage
@@ -15,7 +15,8 @@ from infra.errors import CheckpointError, ConfigError, RottenError, StorageError
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
-FOLDER = re.compile(r"step-(\d+)-")
+FOLDER = re.compile(r"step-(\d+)-[0-9a-f]{8}")
+"""As an attempt to save names its own; by another name a folder was kept by somebody."""
 UNREADABLE = (StorageError, ConfigError, CheckpointError)
 """What a manifest that is damaged, of another format or not there at all is met with."""
 
@@ -34,7 +35,7 @@ class FileRecord:
 class Checkpoint:
     format_version: int
     name: str
-    """Of its folder."""
+    """Of its folder, also where that was renamed since."""
     step: int
     committed_at: float
     """Seconds since 1970: of two of the same step, the later attempt counts."""
@@ -106,7 +107,7 @@ def read_manifest(root: str, name: str) -> Checkpoint:
         raise CheckpointError(f"its {MANIFEST} is not of format {FORMAT_VERSION}, which this build reads")
     if values.pop("digest", None) != hashing.digest(values):
         raise RottenError(f"its {MANIFEST} has other bytes than were committed")
-    return configs.from_dict(Checkpoint, values)
+    return replace(configs.from_dict(Checkpoint, values), name=name)
 
 
 def write_manifest(root: str, checkpoint: Checkpoint) -> None:
