@@ -1,5 +1,7 @@
 """A disk that is full for whatever a run writes next."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,19 @@ def test_a_disk_that_is_full_for_whatever_is_written_next_ends_the_run_with_one_
         assert "Traceback" not in refusal["stderr"]
         rest.unlink()
         assert bench.goes_on(run_dir, *options)["resumed_from"] == 3
+
+
+@pytest.mark.exhaustive
+def test_a_disk_without_room_to_convert_a_checkpoint_ends_the_run_with_one_sentence(
+    bench: Bench, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=20_000) as disk:
+        run_dir = disk / "run"
+        bench.unfinished(run_dir)
+        used = shutil.disk_usage(disk).used // 1024
+        subprocess.run(["mount", "-o", f"remount,size={used + 120}k", str(disk)], check=True)
+        refusal = bench.run(run_dir, world_size=1, code=1)
+        assert "cannot be converted for another world size or ZeRO stage: " in refusal["error"]
+        assert "GB are free) and repeat the command" in refusal["error"]
+        assert "Traceback" not in refusal["stderr"]
+        assert not list(run_dir.glob("checkpoints/*/universal*"))

@@ -133,21 +133,36 @@ def _convert(root: str, checkpoint: Checkpoint, order: Sequence[str]) -> Checkpo
             shutil.rmtree(left)
         name = f"universal-{uuid.uuid4().hex[:8]}"
         output = os.path.join(folder, name)
-        with only_data():
+        with only_data(), _unwritten_explained(checkpoint, output):
             if checkpoint.state["layout"]["zero_stage"]:
                 _convert_zero(folder, output)
             else:
                 _convert_plain(folder, output, order)
+            files = tuple(_recorded(output))
         universal = Checkpoint(
             format_version=FORMAT_VERSION,
             name=f"{checkpoint.name}/{name}",
             step=checkpoint.step,
             committed_at=time.time(),
             state=checkpoint.state,
-            files=tuple(_recorded(output)),
+            files=files,
         )
         storage.write_json(os.path.join(folder, RECORD), configs.to_dict(universal))
     return universal
+
+
+@contextlib.contextmanager
+def _unwritten_explained(checkpoint: Checkpoint, output: str) -> Iterator[None]:
+    """Raises CheckpointError where the disk does not take it all, of which torch tells but that it failed."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(os.path.dirname(output)).free
+        shutil.rmtree(output, ignore_errors=True)
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be converted for another world size or ZeRO stage: {error}; make room "
+            f"({free / 1e9:.2g} GB are free) and repeat the command"
+        ) from error
 
 
 def _convert_zero(folder: str, output: str) -> None:
