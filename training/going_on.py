@@ -3,12 +3,12 @@
 import glob
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infra import configs, storage
 from infra.commit import code_commit
-from infra.errors import UsageError
+from infra.errors import ReelgptError, UsageError
 from training.config import RunConfig
 from training.data import TrainingData
 from training.forgetting import forget_after
@@ -40,11 +40,18 @@ class Kept:
     damaged: list[Damage]
     """Of those here."""
     copied: list[Checkpoint]
+    """None where they are out of reach and some are here, as who goes on from one says."""
 
     @classmethod
     def of(cls, directory: RunDirectory, config: RunConfig) -> "Kept":
+        here, damaged = manifest.committed(directory.checkpoints)
         copies = directory.copies(config)
-        return cls(*manifest.committed(directory.checkpoints), copies.committed()[0] if copies else [])
+        try:
+            return cls(here, damaged, copies.committed()[0] if copies else [])
+        except ReelgptError:
+            if not here:
+                raise
+            return cls(here, damaged, [])
 
     @property
     def are_some(self) -> bool:
@@ -78,6 +85,8 @@ def check(
             f"{directory.path} has done {done} steps and has no checkpoint left; "
             f"begin another run from its model, in another --run-dir, with --init-from {directory.bundle}"
         )
+    if not kept.are_some and resume != "never":
+        _refuse_lost_checkpoints(directory, config)
 
 
 def finished(directory: RunDirectory, config: RunConfig, *, resume: str) -> dict[str, Any] | None:
@@ -102,6 +111,8 @@ def begin(
         behind = joined(behind, [str(going)])  # said last: a kill before it goes back again
     elif storage.exists(directory.config) and _has_told_others(directory, identity(config, data)):
         last_step = _kept_of_what_was_told(directory, config)
+    elif directory.read_metrics() and not Kept.of(directory, config).are_some:
+        directory.write_metrics(())  # before the config says how often this command saves
     storage.delete(directory.result)  # of a run that is lengthened, or goes back: before its model goes
     if last_step is not None:
         forget_after(directory, last_step)
@@ -166,6 +177,22 @@ def _refuse_resume(directory: RunDirectory, resume: str, kept: Kept) -> None:
     if resume == "must" and not kept.are_some:
         raise UsageError(
             f"{directory.path} has no checkpoint to resume from; begin the run with --resume auto"
+        )
+
+
+def _refuse_lost_checkpoints(directory: RunDirectory, config: RunConfig) -> None:
+    """Raises UsageError where the run has come so far that it had checkpoints, and none is left: nothing is
+    trained from scratch by accident. A save never begins before the one before it is committed."""
+    if not storage.exists(directory.config):
+        return
+    every_steps = int(directory.record()["config"]["checkpoints"]["every_steps"])  # before lines: see `begin`
+    as_begun = replace(config, checkpoints=replace(config.checkpoints, every_steps=every_steps))
+    told = max((int(line["step"]) for line in directory.read_metrics()), default=0)
+    saved = [step for step in range(1, told) if as_begun.is_saved(step)]
+    if len(saved) > 1:
+        raise UsageError(
+            f"{directory.path} has told of {told} steps and has no checkpoint left, though it saved that of "
+            f"step {saved[0]}; bring its checkpoints back, or begin anew with --resume never"
         )
 
 

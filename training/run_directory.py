@@ -91,7 +91,12 @@ class RunDirectory:
         return Lease(storage.join(self.path, "lease.json"))
 
     def copies(self, config: RunConfig) -> Copies | None:
+        """Raises UsageError where they would lie upon what they are copies of."""
         copy_to = config.checkpoints.copy_to
+        if copy_to and storage.is_local(copy_to) and _is_same_place(storage.absolute(copy_to), self.path):
+            raise UsageError(
+                f"--checkpoints.copy-to {copy_to} is the run directory itself; give a second place"
+            )
         return None if copy_to is None else Copies(self.path, copy_to)
 
     def record(self) -> dict[str, Any]:
@@ -159,6 +164,10 @@ class Attempt:
             raise TrainingError(
                 f"another command goes on with the run in {self.directory.path}; this one ends"
             )
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def sampled_step(file_name: str) -> int | None:

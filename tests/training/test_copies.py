@@ -1,13 +1,17 @@
 """Copies of checkpoints in a second place; that it may be an object store is shown from end to end."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from infra import storage
-from infra.errors import CheckpointError, ReelgptError
+from infra.errors import CheckpointError, ReelgptError, UsageError
 from training.configs.checkpoints import CheckpointsConfig
+from training.going_on import Kept
 from training.ranks import Ranks
+from training.recipes import get_recipe
+from training.run_directory import RunDirectory
 from training.saving import checkpoints
 from training.saving.checkpoints import hashed_file
 from training.saving.copies import Copies
@@ -173,11 +177,24 @@ def test_where_the_copies_are_out_of_reach_the_run_goes_on_from_what_is_here(
     with pytest.raises(ReelgptError, match=r"s3://bucket/run"):
         place.found()
     place.commit(10)
+    config = get_recipe("tokenizer_tiny")
+    copying = replace(config, checkpoints=replace(config.checkpoints, copy_to=place.copies.uri))
+    kept = Kept.of(RunDirectory.at(str(place.run_dir)), copying)
+    assert [checkpoint.step for checkpoint in kept.anywhere] == [10]
     assert place.found_step() == 10
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert (
         "a newer checkpoint may lie there, and the run goes on from the newest one here, of step 10" in said
     )
+
+
+def test_a_place_that_is_the_run_directory_is_no_second_one(place: Place, tmp_path: Path) -> None:
+    place.run_dir.mkdir()
+    (tmp_path / "link").symlink_to(place.run_dir)
+    config = get_recipe("tokenizer_tiny")
+    onto = replace(config, checkpoints=replace(config.checkpoints, copy_to=str(tmp_path / "link")))
+    with pytest.raises(UsageError, match="is the run directory itself; give a second place"):
+        RunDirectory.at(str(place.run_dir)).copies(onto)
 
 
 def test_copies_are_pruned_by_the_same_rules(place: Place) -> None:

@@ -143,6 +143,20 @@ def test_never_refuses_where_there_are_checkpoints(
         check(begun, config, data, resume="never")
 
 
+def test_a_run_that_has_lost_its_checkpoints_is_not_begun_anew_by_accident(
+    begun: RunDirectory, config: RunConfig, data: TrainingData
+) -> None:
+    """At step 200 it waits until that of step 100 is committed."""
+    storage.append(begun.metrics, b'{"step": 200}\n')
+    check(begun, config, data, resume="auto")
+    storage.append(begun.metrics, b'{"step": 205}\n')
+    often = replace(config, checkpoints=replace(config.checkpoints, every_steps=5))
+    for same in (config, often):
+        with pytest.raises(UsageError, match="no checkpoint left, though it saved that of step 100; bring"):
+            check(begun, same, data, resume="auto")
+    check(begun, config, data, resume="never")
+
+
 @pytest.mark.parametrize("line", [b'{"step": 2, "lo\n', b"\0\0\0\n", b"\xff\n", b"2\n"])
 def test_a_damaged_line_of_the_metrics_is_one_sentence(
     line: bytes, begun: RunDirectory, config: RunConfig, data: TrainingData
