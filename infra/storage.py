@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
 
 from infra import local_files, object_stores
-from infra.errors import StorageError
+from infra.errors import StorageError, UsageError
 from infra.storage_errors import explained
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ class FileInfo:
 
 
 def absolute(uri: str) -> str:
-    """`uri` such that it means the same from any working directory; remote URIs stay as they are."""
+    """`uri` such that it means the same from any working directory; remote URIs stay as they are.
+
+    Raises UsageError where it is empty, as an unset variable of a shell is: it would be that directory.
+    """
+    if not uri:
+        raise UsageError("a name is empty; give a path or a URI, and `.` for the working directory")
     return os.path.abspath(local_path(uri)) if is_local(uri) else uri
 
 

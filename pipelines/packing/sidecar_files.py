@@ -56,9 +56,17 @@ def read_sidecar(uri: str) -> pa.Table:
         ) from None
     _check_columns(uri, table.column_names)
     columns = [_column(uri, table, field, is_text=suffix == ".csv") for field in SCHEMA]
-    found = pa.table(columns, schema=SCHEMA)
+    found = _with_open_ends(pa.table(columns, schema=SCHEMA))
     _check_rows(uri, found)
     return found
+
+
+def _with_open_ends(table: pa.Table) -> pa.Table:
+    """Without end is what ends at infinity, too, which JSON has no word for."""
+    ends = table.column("end_seconds")
+    is_open = pc.equal(ends, float("inf"))
+    place = table.schema.get_field_index("end_seconds")
+    return table.set_column(place, "end_seconds", pc.if_else(is_open, None, ends))
 
 
 def _parsed(data: bytes, suffix: str) -> pa.Table:
@@ -135,7 +143,7 @@ def _column(uri: str, table: pa.Table, field: pa.Field, *, is_text: bool) -> pa.
             return pa.chunked_array([pa.array(map(_listed, column.to_pylist()), field.type)])
         if is_text or _fits(column.type, field.type):
             return column.cast(field.type)
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
         raise _bad_type(uri, field, _first_line(error)) from None
     raise _bad_type(uri, field, f"it has {column.type}")
 
@@ -177,6 +185,12 @@ def _check_rows(uri: str, table: pa.Table) -> None:
         raise UsageError(
             f"row {row + 1} of the sidecar {uri} goes from second {start[row].as_py():g} to "
             f"{end[row].as_py():g}; start_seconds must be 0 or more, and end_seconds greater"
+        )
+    lacking = [values is not None and None in values for values in table.column("action").to_pylist()]
+    if True in lacking:
+        raise UsageError(
+            f"row {lacking.index(True) + 1} of the sidecar {uri} has an action with a gap in it; give whole "
+            f"numbers alone"
         )
     _check_agreement(uri, table)
 

@@ -66,6 +66,11 @@ def test_what_is_missing_or_of_an_unknown_scheme_is_one_sentence(tmp_path: Path)
         storage.read_bytes("gopher://host/file")
 
 
+def test_an_empty_name_is_refused_and_not_taken_for_the_working_directory() -> None:
+    with pytest.raises(UsageError, match="a name is empty"):
+        storage.list_files("")
+
+
 def test_broken_json_says_so(tmp_path: Path) -> None:
     storage.write(str(tmp_path / "x.json"), b"{")
     with pytest.raises(StorageError, match="not JSON"):

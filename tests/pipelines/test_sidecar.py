@@ -1,6 +1,7 @@
 """What a sidecar says reaches the clips it is about, whatever its format; what is wrong with one is said."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,13 @@ def test_a_derived_set_keeps_what_is_said_of_its_clips_or_takes_another_sidecar(
     assert verify(job.out) == []
 
 
+def test_a_part_that_ends_at_infinity_has_no_end(tmp_path: Path) -> None:
+    row = {"source": "a", "start_seconds": 2.0, "label": "x"}
+    files = [write(tmp_path / name, [row | {"end_seconds": math.inf}]) for name in ("a.csv", "a.parquet")]
+    files.append(write(tmp_path / "b.csv", [row]))
+    assert len({Sidecar.read(str(path)).digest for path in files}) == 1
+
+
 def test_whole_numbers_and_text_of_any_kind_and_length_are_taken_alike(tmp_path: Path) -> None:
     long, date = "x" * (3 << 20), "2026-01-02"
     labels, captions = ["1", "2", None], [long, date, "\u2028"]
@@ -194,6 +202,8 @@ def test_whole_numbers_and_text_of_any_kind_and_length_are_taken_alike(tmp_path:
         ("a.jsonl", '{"source": "a", "label": "\\ud800"}\n', "column label: .* surrogates not allowed"),
         ("a.jsonl", '{"source": "a", "action": 3}\n', "column action .* must hold lists of whole numbers"),
         ("a.jsonl", '{"source": "a", "action": [4000000000]}\n', "column action .* 32 bits"),
+        ("a.jsonl", '{"source": "a", "action": [1, null]}\n', "row 1 .* has an action with a gap in it"),
+        ("a.csv", f"source,action\na,{'[' * 100_000}\n", "column action .* maximum recursion depth"),
         (
             "a.jsonl",
             '{"source": "a", "start_seconds": "1", "label": "b"}\n',
