@@ -36,7 +36,7 @@ class SamplingConfig:
     fps: float = 8.0
     """Frames sampled a second, by timestamp, whatever the video's own rate."""
     shots: bool = True
-    """Whether to look for cuts, so that no clip goes across one."""
+    """On by default: cuts are looked for, so that no clip goes across one."""
     clip_frames: int = 8
     stride_frames: int = 8
     """Sampled frames from the start of one clip to the start of the next; less than clip_frames overlaps
@@ -139,7 +139,7 @@ class DuplicateConfig:
     """Which clips count as copies of another one, over the whole set, once the thresholds are applied."""
 
     exact: bool = True
-    """Whether clips with the same pixels as another one are left out; the one with the lowest id stays."""
+    """On by default: of clips with the same pixels only the one with the lowest id stays."""
     near_bits: int | None = None
     """Leave out clips whose perceptual hash differs in at most this many of its 192 bits from that of an
     earlier clip that stays. 8 finds what was coded or scaled again; from 13 on, neighbours in a calm video

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import ReelgptError, Stopped, UsageError
 from infra.signals import hear_no_more
+from reelgpt.complaint import sentence
 from reelgpt.options import refuse_repeated
 from reelgpt.stopping import interruptible
 
@@ -132,20 +133,7 @@ def parse_with_tyro(command_class: Any, name: str, args: Sequence[str]) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-    raise UsageError(f"{_sentence(complaint.getvalue())}; `reelgpt {name} --help` shows what it takes")
-
-
-def _sentence(box: str) -> str:
-    """What stands inside tyro's drawn boxes, on one line and without the pointers to the help."""
-    sections: list[list[str]] = [[]]
-    for line in box.splitlines():
-        words = line.strip("\u256d\u2570\u2502\u256e\u256f \n")
-        if set(words) == {"\u2500"}:
-            sections.append([])
-        elif "\u2500" not in words:
-            sections[-1].append(words)
-    asides = ("For full", "Argument help")
-    return "; ".join(" ".join(part) for part in sections if part and not part[0].startswith(asides))
+    raise UsageError(sentence(complaint.getvalue(), f"reelgpt {name}"))
 
 
 def _show(outcome: "Outcome", as_json: bool) -> int:

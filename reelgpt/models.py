@@ -63,7 +63,7 @@ class Search:
 class Show:
     """One model version: its metrics, its tags, where its files are.
 
-    Example: reelgpt models show gpt_tiny@champion
+    Example: reelgpt models show gpt-tiny@champion
     """
 
     version: Positional[str]
@@ -80,7 +80,7 @@ class Show:
 class Lineage:
     """Where a model version came from: run, checkpoint, shard set, tokenizer, source videos.
 
-    Example: reelgpt models lineage gpt_tiny@champion
+    Example: reelgpt models lineage gpt-tiny@champion
     """
 
     version: Positional[str]
@@ -98,7 +98,7 @@ class Lineage:
 class Promote:
     """Gives an alias to a model version, taking it from the version that had it.
 
-    Example: reelgpt models promote gpt_tiny/3 champion
+    Example: reelgpt models promote gpt-tiny/3 champion
     """
 
     version: Positional[str]
@@ -116,7 +116,7 @@ class Promote:
 class Register:
     """Makes a bundle a model version; a run does it by itself when it ends.
 
-    Example: reelgpt models register runs/gpt/model --name gpt_tiny --alias champion
+    Example: reelgpt models register runs/gpt/model --name gpt-tiny --alias champion
     """
 
     bundle: Positional[InputUri]
@@ -140,7 +140,7 @@ class Register:
 class Export:
     """Copies the bundle of a model version to a folder or a URI: all that is needed to use it elsewhere.
 
-    Example: reelgpt models export gpt_tiny@champion --out s3://bucket/models/gpt_tiny
+    Example: reelgpt models export gpt-tiny@champion --out s3://bucket/models/gpt-tiny
     """
 
     version: Positional[str]

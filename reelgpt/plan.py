@@ -52,7 +52,7 @@ def _overview() -> str:
             "",
             "`reelgpt plan COMMAND --help` shows the options. Every plan takes --json.",
             "",
-            "Example: reelgpt plan tokenize videos --tokenizer models:/tokenizer_tiny@latest",
+            "Example: reelgpt plan tokenize videos --tokenizer models:/tokenizer-tiny@latest",
             "Example: reelgpt plan train gpt_tiny --data out/tokens --world-size 8",
             "",
         ]

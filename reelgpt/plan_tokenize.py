@@ -21,7 +21,7 @@ class PlanTokenize:
     """What tokenizing these videos will take, from 1 % of their spans, decoded and tokenized here. Without
     a tokenizer: what extracting their frames will take.
 
-    Example: reelgpt plan tokenize s3://bucket/videos --tokenizer models:/tokenizer_tiny@latest --num-cpus 64
+    Example: reelgpt plan tokenize s3://bucket/videos --tokenizer models:/tokenizer-tiny@latest --num-cpus 64
     """
 
     videos: Positional[tuple[InputUri, ...]]

@@ -53,7 +53,7 @@ class SetCommand:
     pack: PackConfig = field(default_factory=PackConfig)
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
     track: bool = True
-    """Record counts and speed in MLflow, where MLFLOW_TRACKING_URI is set or an mlflow.db is here."""
+    """On by default: counts and speed go to MLflow, if MLFLOW_TRACKING_URI is set or an mlflow.db here."""
     json: bool = False
     """One JSON object as the last line of stdout."""
 

@@ -40,7 +40,7 @@ class Tokenize(SetCommand):
     """Videos or frame shards to token shards, by a Ray Data graph. Repeating the command does what is
     missing; with more videos it appends. From token shards it derives others, as without some sources.
 
-    Example: reelgpt tokenize frames --tokenizer models:/tokenizer_tiny@latest --out tokens
+    Example: reelgpt tokenize frames --tokenizer models:/tokenizer-tiny@latest --out tokens
     """
 
     inputs: Positional[tuple[InputUri, ...]]

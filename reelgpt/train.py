@@ -83,7 +83,7 @@ class Train:
     verify_zero_stage: int | None = None
     """With --verify-resume: go on after the kill at that ZeRO stage; then within a tolerance."""
     register: bool = True
-    """Make the finished run a version of the model --register-as in the registry."""
+    """On by default: the finished run becomes a version of the model --register-as in the registry."""
     json: bool = False
     """One JSON object as the last line of stdout."""
     config: Annotated[RunConfig | None, tyro.conf.Suppress] = None

@@ -46,7 +46,7 @@ class RunConfig:
     register_as: str | None = None
     """Model in the registry that the finished run becomes a version of; --no-register makes it none."""
     track: bool = True
-    """Tell MLflow, where it is installed; `metrics.jsonl` is written either way."""
+    """On by default: MLflow is told, where it is installed; `metrics.jsonl` is written either way."""
 
     def __post_init__(self) -> None:
         check_finite(self)

@@ -14,7 +14,7 @@ class CheckpointsConfig:
     keep_every_steps: int | None = None
     """Keep those of steps that this divides for good, too; or the first after one that is left out."""
     background: bool = True
-    """Write from a copy in the host's memory while training goes on; off: without a copy, the steps wait."""
+    """On by default: written from a copy in memory while training goes on; off: without one, steps wait."""
 
     copy_to: str | None = None
     """A second place for checkpoints, such as s3://bucket/run: another machine goes on from it. They are

@@ -19,7 +19,7 @@ class ReconstructConfig:
     smallest_crop: float = 0.5
     """Random resized crops: the smallest side of a crop, as a share of the frame's shorter side."""
     flip: bool = True
-    """Mirror half of the crops left to right."""
+    """On by default: half of the crops are mirrored left to right."""
     l1_weight: float = 1.0
     l2_weight: float = 1.0
     haar_weight: float = 0.0
@@ -60,7 +60,8 @@ class GPTShape:
     dropout: float = 0.0
     rope_theta: float = 10_000.0
     digit_embeddings: bool = True
-    """Embed the FSQ digits of a code beside the code, so that rare codes borrow from their neighbours."""
+    """On by default: the FSQ digits of a code are embedded beside the code, so that rare codes borrow from
+    their neighbours."""
 
     def __post_init__(self) -> None:
         self.config(vocabulary_size=1, context_tokens=1, code_levels=())
