@@ -11,7 +11,7 @@ from torch import Tensor
 from infra.errors import TrainingError
 from training.engine.engine import Engine
 from training.launching.stopping import StopRequest
-from training.launching.watchdog import Pulse
+from training.launching.watchdog import COMPILING, Pulse
 from training.loading.batches import Batches
 from training.loading.read_ahead import ReadAhead
 from training.loading.samples_digest import chained, digest_halves
@@ -88,7 +88,7 @@ def run_steps(
                 return False
             if num_asks and stop.is_preempted():
                 save()
-            pulse.at(step, "update")
+            pulse.at(step, COMPILING if engine.compiles_for(given.examples) else "update")
             lr = config.optimizer.learning_rate(step, config.steps)
             losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=num_targets)
             progress.step, progress.units = step, progress.units + int(num_units)

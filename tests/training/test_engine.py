@@ -260,5 +260,8 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(
     plain = Training(tiny(zero_stage=2), token_set).steps(1, 2)
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
-    assert Training(tiny(zero_stage=2, compile=True), token_set).steps(1, 2) == plain
+    compiled = Training(tiny(zero_stage=2, compile=True), token_set)
+    assert compiled.steps(1, 2) == plain
+    shapes = [{"tokens": torch.zeros(2, length)} for length in (8, 8, 9, 8)]
+    assert [compiled.engine.compiles_for([each]) for each in shapes] == [True, False, True, False]
     assert "no g++ or clang++ on their PATH; going on without compiling" in capfd.readouterr().err

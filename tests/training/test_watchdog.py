@@ -10,7 +10,16 @@ import pytest
 
 from infra.errors import ConfigError
 from training.configs.watchdog import WatchdogConfig
-from training.launching.watchdog import FIRST_STEPS, Pulse, Report, Watchdog, _missing, verdict_in
+from training.launching.watchdog import (
+    COMPILING,
+    FIRST_STEPS,
+    PATIENT,
+    Pulse,
+    Report,
+    Watchdog,
+    _missing,
+    verdict_in,
+)
 
 CONFIG = WatchdogConfig(factor=20.0, floor_seconds=2.0, grace_seconds=100.0)
 
@@ -37,11 +46,14 @@ def test_a_step_may_take_20_medians_but_never_less_than_the_floor(
     assert pulse_after(10, seconds, monkeypatch).limit == pytest.approx(limit)
 
 
-def test_first_steps_and_what_is_between_steps_have_a_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_steps_those_of_new_shapes_and_what_is_between_steps_have_a_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert pulse_after(FIRST_STEPS - 1, 0.1, monkeypatch).limit == CONFIG.grace_seconds
     pulse = pulse_after(10, 0.1, monkeypatch)
-    pulse.at(11, "beside")
-    assert pulse.limit == CONFIG.grace_seconds
+    for place in PATIENT:
+        pulse.at(11, place)
+        assert pulse.limit == CONFIG.grace_seconds
 
 
 def report(rank: int, place: str = "exchange", *, step: int = 5, is_waiting: bool = True) -> Report:
@@ -56,6 +68,11 @@ def report(rank: int, place: str = "exchange", *, step: int = 5, is_waiting: boo
         ([report(0), report(1, "data"), report(2)], "rank 1 did not arrive"),
         ([report(0), report(1), report(2, step=4)], "rank 2 did not arrive"),
         ([report(0), report(1, is_waiting=False), report(2)], "rank 1 did not arrive"),
+        ([report(0, "update"), report(1, COMPILING, is_waiting=False)], "rank 2 did not arrive and gives no"),
+        (
+            [report(rank, "update") for rank in (0, 1)] + [report(2, COMPILING, is_waiting=False)],
+            "rank 2 did",
+        ),
         ([report(0), report(1), report(2)], "every rank arrived at the same place"),
     ],
 )

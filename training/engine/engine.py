@@ -53,6 +53,7 @@ class Engine:
         self._stage = config.engine.stage_among(ranks.world_size)
         self._clip_norm = config.optimizer.clip_norm
         self._plain_norm = torch.zeros(())
+        self._known_shapes: set[tuple[torch.Size, ...]] = set()
         if config.engine.checkpoint_activations:
             checkpoint_blocks(learner.model, reentrant=self._stage == 3)
         if config.engine.compile:
@@ -87,6 +88,16 @@ class Engine:
             "skipped_steps": float(self._engine.skipped_steps),
         }
         return ({"grad_norm": self.grad_norm} if self._engine.was_step_applied() else {}) | scaling
+
+    def compiles_for(self, micro_batches: Sequence[Examples]) -> bool:
+        """Whether the update with these takes longer than others, as it is the first of their shapes. Says so
+        once."""
+        if not self._config.compile:
+            return False
+        shapes = {tuple(tensor.shape for tensor in examples.values()) for examples in micro_batches}
+        are_new = not shapes <= self._known_shapes
+        self._known_shapes |= shapes
+        return are_new
 
     def update(
         self, micro_batches: Sequence[Examples], *, seeds: Sequence[int], lr: float, num_targets: float

@@ -33,6 +33,10 @@ from training.configs.watchdog import WatchdogConfig
 
 PLACES = ("data", "exchange", "update", "beside")
 """Of a step, in their order: its examples, the counts of all ranks, the update; then the listeners."""
+COMPILING = "compiling"
+"""An update whose shapes are new, before which the model is compiled for them."""
+PATIENT = (COMPILING, "beside")
+"""Where it takes what it takes."""
 FIRST_STEPS = 3
 """Before a median means anything."""
 REMEMBERED_STEPS = 100
@@ -58,7 +62,7 @@ class Report:
 
     @property
     def position(self) -> tuple[int, int]:
-        return self.step, PLACES.index(self.place)
+        return self.step, PLACES.index("update" if self.place == COMPILING else self.place)
 
 
 class Pulse:
@@ -87,7 +91,7 @@ class Pulse:
 
     @property
     def limit(self) -> float:
-        if self.place == "beside" or len(self._durations) < FIRST_STEPS:
+        if self.place in PATIENT or len(self._durations) < FIRST_STEPS:
             return self._config.grace_seconds
         return max(self._config.floor_seconds, self._config.factor * self.median)
 
@@ -173,8 +177,10 @@ class Watchdog:
         if not any(report.rank == self._rank for report in reports):
             self._alarmed_at = None  # another rank took the alarm back: tell anew at the next look
             return
-        if any(report.place == "beside" and not report.is_late for report in reports):
-            shutil.rmtree(self._folder, ignore_errors=True)  # somebody saves or measures: no hang yet
+        if any(report.place in PATIENT and not report.is_late for report in reports):
+            shutil.rmtree(
+                self._folder, ignore_errors=True
+            )  # somebody saves, measures or compiles: no hang yet
             self._alarmed_at = None
             return
         verdict = os.path.join(self._folder, "verdict.json")
