@@ -11,7 +11,8 @@ import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import UsageError
@@ -33,8 +34,7 @@ class ByteCache:
         self._max_bytes = max_bytes
         self._is_full = False
         try:
-            for place in (self._entries, self._locks):
-                place.mkdir(parents=True, exist_ok=True)
+            self._make_folders()
         except OSError as error:
             raise UsageError(f"{folder} cannot be a cache: {error}; give another folder") from None
 
@@ -44,12 +44,27 @@ class ByteCache:
         kept = self._read(key)
         if kept is not None:
             return kept
-        with locked(self._locks / f"key-{zlib.crc32(key.encode()) % NUM_LOCKS}"):
+        with self._turn(key):
             kept = self._read(key)
             if kept is None:
                 kept = fetch()
                 self._keep(key, kept)
             return kept
+
+    def _make_folders(self) -> None:
+        for place in (self._entries, self._locks):
+            place.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def _turn(self, key: str) -> Iterator[None]:
+        """One process at a time; all at once where there can be no lock."""
+        with contextlib.ExitStack() as held:
+            try:
+                self._make_folders()  # somebody may have emptied the cache
+                held.enter_context(locked(self._locks / f"key-{zlib.crc32(key.encode()) % NUM_LOCKS}"))
+            except OSError as error:
+                self._say(error)
+            yield
 
     def _read(self, key: str) -> Bytes | None:
         path = self._entries / key
@@ -76,15 +91,18 @@ class ByteCache:
                     file.writelines((hashlib.sha256(data).digest(), data))
                 arriving.rename(self._entries / key)
         except OSError as error:
-            if not self._is_full:
-                sys.stderr.write(f"{self._entries} keeps no more ({error}); it is read past\n")
-            self._is_full = True
+            self._say(error)
+
+    def _say(self, error: OSError) -> None:
+        if not self._is_full:
+            sys.stderr.write(f"{self._entries} keeps no more ({error}); it is read past\n")
+        self._is_full = True
 
     def _make_room(self, size: int) -> None:
         """Books `size` bytes before they are written, so that a kill in between can only overcount."""
         book = self._locks / "bytes"
-        booked = book.read_text() if book.exists() else ""
-        total = int(booked) if booked else self._max_bytes  # cut off by a kill, or new: count them
+        booked = book.read_text(errors="replace") if book.exists() else ""
+        total = int(booked) if booked.isdecimal() else self._max_bytes  # cut off, or new: count them
         if total + size > self._max_bytes:
             total = self._clear(min(int(KEPT_SHARE * self._max_bytes), self._max_bytes - size))
         book.write_text(str(total + size))

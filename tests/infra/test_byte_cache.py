@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,25 @@ def test_it_never_holds_more_than_its_bound_and_drops_what_was_used_longest_ago(
         time.sleep(0.001)  # file systems tell times in ticks
     assert source.fetched.count("wanted") == 1
     assert len(kept(tmp_path)) >= 8
+
+
+def test_a_cache_that_is_emptied_under_a_run_fills_again(tmp_path: Path) -> None:
+    cache, source = ByteCache(str(tmp_path), max_bytes=10 * ENTRY), Source()
+    source.get(cache, "a")
+    shutil.rmtree(tmp_path)
+    assert source.get(cache, "a") == source.get(cache, "a") == content("a")
+    assert source.fetched == ["a", "a"]
+    (tmp_path / "locks" / "bytes").write_bytes(b"\xff no number")
+    assert source.get(cache, "b") == content("b")
+
+
+def test_where_no_lock_can_be_had_it_is_read_past(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache, source = ByteCache(str(tmp_path / "cache"), max_bytes=10 * ENTRY), Source()
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("no folder any more")
+    assert source.get(cache, "a") == source.get(cache, "a") == content("a")
+    assert source.fetched == ["a", "a"]
+    assert "it is read past" in capsys.readouterr().err
 
 
 def test_what_is_larger_than_the_bound_is_passed_through(tmp_path: Path) -> None:
