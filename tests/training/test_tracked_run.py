@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra import storage, tracking
-from infra.errors import RegistryError
+from infra.errors import RegistryError, TrainingError
 from pipelines.shards import ShardSet
 from tests.mlflow_servers import mute_server
 from training import forgetting, going_on
@@ -283,3 +283,10 @@ def test_a_record_is_whole_json(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / tracking_record.NAME).read_text())
     assert kept["run_key"] == record.run_key
     assert tracking_record.recall(str(tmp_path)) == record
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"run_key": 3}', '{"another": 1}'])
+def test_a_record_that_was_changed_is_said_with_what_helps(content: str, tmp_path: Path) -> None:
+    (tmp_path / tracking_record.NAME).write_text(content)
+    with pytest.raises(TrainingError, match=r"is no record of ours .* delete it, and repeat the"):
+        tracking_record.recall(str(tmp_path))

@@ -4,10 +4,12 @@ It is there before anything is asked of MLflow, so that a run that was killed in
 again by its key. Imports nothing heavy.
 """
 
+import json
 import uuid
 from dataclasses import dataclass, field, replace
 
 from infra import configs, storage
+from infra.errors import ConfigError, TrainingError
 from infra.tracking import Status
 
 NAME = "tracking.json"
@@ -29,8 +31,18 @@ class TrackingRecord:
 
 
 def recall(run_dir: str) -> TrackingRecord | None:
+    """None where there is none. Raises TrainingError where it was changed since it was written."""
     place = storage.join(run_dir, NAME)
-    return configs.from_dict(TrackingRecord, storage.read_json(place)) if storage.exists(place) else None
+    if not storage.exists(place):
+        return None
+    content = storage.read_bytes(place)
+    try:
+        return configs.from_dict(TrackingRecord, json.loads(content))
+    except (ValueError, TypeError, ConfigError) as error:
+        raise TrainingError(
+            f"{place} is no record of ours ({error}); delete it, and repeat the command: the run goes on, "
+            f"and finds its MLflow run by the key in its checkpoints"
+        ) from None
 
 
 def remember(run_dir: str, record: TrackingRecord) -> None:
