@@ -25,6 +25,7 @@ from training.run_directory import RunDirectory
 from training.run_identity import alike_until, identity, refuse_mismatch
 from training.saving import manifest
 from training.saving.manifest import Checkpoint, Damage
+from training.starting_model import STARTED_FROM, Start
 
 LEFT_BEHIND = ("ray-*", "stop-*")
 """What a command that was killed leaves in the directory."""
@@ -98,9 +99,16 @@ def finished(directory: RunDirectory, config: RunConfig, *, resume: str) -> dict
 
 
 def begin(
-    directory: RunDirectory, config: RunConfig, data: TrainingData, *, resume: str, attempt: str
+    directory: RunDirectory,
+    config: RunConfig,
+    data: TrainingData,
+    *,
+    resume: str,
+    attempt: str,
+    start: Start | None = None,
 ) -> None:
-    """Makes the directory that of the run, at the step to resume from if one is named.
+    """Makes the directory that of the run, at the step to resume from if one is named. `start`: the model
+    that it begins from.
 
     From here on, `attempt` is the one that may write.
     """
@@ -124,6 +132,7 @@ def begin(
         "identity": identity(config, data),
         "commit": code_commit(),
         GONE_BACK: behind,
+        STARTED_FROM: start and start.record(),
     }
     storage.write_json(directory.config, record)
     for pattern in LEFT_BEHIND:

@@ -1,6 +1,7 @@
 """A run that starts from a model's weights (--init-from), and what cannot start one."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,10 @@ from tests.training.faults import Moment
 from tests.training.workers import Workers
 from training.bundles import start_from
 from training.data import open_data
+from training.going_on import begin
 from training.recipes import get_recipe
+from training.run_directory import RunDirectory
+from training.starting_model import Start
 
 STANDING_STILL = "--optimizer.peak-lr=1e-30"
 """A rate of learning that moves no weight."""
@@ -90,6 +94,21 @@ def test_what_the_registry_names_starts_one_like_a_path(
         open_data(get_recipe("gpt_tiny"), token_set.uri, init_from="models:/mine@champion")
 
 
+def test_a_name_that_moves_means_in_a_run_what_it_did_when_that_began(
+    frame_set: ShardSet, run_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = ["models:/mine/1"]
+    monkeypatch.setattr("training.starting_model.show", lambda _: SimpleNamespace(ref=newest[-1]))
+    directory, config = RunDirectory.at(run_dir), get_recipe("tokenizer_tiny")
+    start = Start.of(directory, "models:/mine@latest")
+    begin(directory, config, open_data(config, frame_set.uri), resume="auto", attempt="one", start=start)
+    newest.append("models:/mine/2")
+    for named, meant in (("@latest", "/1"), ("/2", "/2"), ("@champion", "/2")):
+        assert Start.of(directory, f"models:/mine{named}") == Start(
+            f"models:/mine{named}", f"models:/mine{meant}"
+        )
+
+
 @pytest.mark.deepspeed
 @pytest.mark.slow
 @pytest.mark.faults
@@ -107,7 +126,7 @@ def resolve(ref):
 
 registry.resolve = resolve
 """
-    options = *runs.gpt(token_set, tmp_path / "run"), "--init-from=models:/mine@champion", "--seed=7"
+    options = *runs.gpt(token_set, tmp_path / "run"), "--init-from=models:/mine/1", "--seed=7"
     group = workers.start(*options, faults=[resolve])
     assert group.codes() == [1, 1], group.said()
     assert (group.folder / "0.err").read_text() == "error: it does not answer\n"

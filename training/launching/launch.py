@@ -37,6 +37,7 @@ from training.launching.under_processes import under_deepspeed, under_torchrun
 from training.launching.under_ray import under_ray
 from training.run_directory import Attempt, RunDirectory
 from training.saving.copies import bring_owed
+from training.starting_model import Start
 from training.tracking.following import OnMetrics, followed
 from training.tracking.tracked_run import mend
 
@@ -68,7 +69,8 @@ def train(
         config = inline(config)
         launch = _choose(launcher, config)
         directory = RunDirectory.at(run_dir)
-        opened = open_data(config, data, tokenizer=tokenizer, init_from=init_from)
+        start = Start.of(directory, init_from)
+        opened = open_data(config, data, tokenizer=tokenizer, init_from=start.meant if start else None)
         check(directory, config, opened, resume=resume, speaks=leads)
         summary = finished(directory, config, resume=resume)
     if summary is not None:
@@ -82,7 +84,7 @@ def train(
     with ExitStack() as held:
         with refusals_told():
             held.enter_context(directory.lease())
-            begin(directory, config, opened, resume=resume, attempt=job.attempt)
+            begin(directory, config, opened, resume=resume, attempt=job.attempt, start=start)
         with followed(directory.metrics, on_metrics, resumed_step=directory.newest_step()):
             summary = _launched(launch, job, directory, opened)
         summary = settle(directory, config, opened, summary, is_fresh=True)
