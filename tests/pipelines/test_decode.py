@@ -246,6 +246,14 @@ def test_a_file_cut_off_in_the_middle_gives_the_frames_before_the_cut(
     np.testing.assert_array_equal(half, whole[: len(half)])
 
 
+def test_what_somebody_wrote_behind_a_whole_file_does_not_make_it_one_that_is_cut_off(
+    folder: Path, decode: Callable[..., Decoded]
+) -> None:
+    path = make_video(folder / "followed.mp4", seconds=1, options=("-c:v", "libx264"))
+    path.write_bytes(path.read_bytes() + b"\x7f\0\0\0\xff\xfe\0\1" * 40)
+    assert decode(path).error_class is None
+
+
 def test_a_still_image_is_one_frame(folder: Path, decode: Callable[..., Decoded]) -> None:
     for suffix in ("png", "jpg", "webp"):
         decoded = decode(make_still(folder / f"still.{suffix}"))
@@ -287,6 +295,8 @@ FRAGMENTS = ("-c:v", "libx264", "-g", "25", "-movflags")
         ("plain.y4m", (), None),
         ("colourful.y4m", ("-pix_fmt", "yuv444p"), None),
         ("tape.dv", ("-s", "720x576"), None),
+        ("frames.ivf", ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8"), None),
+        ("animated.apng", ("-f", "apng"), None),
     ],
 )
 def test_a_file_that_ends_between_its_parts_or_within_a_frame_is_truncated(

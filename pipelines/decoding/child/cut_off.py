@@ -7,11 +7,14 @@ from typing import BinaryIO
 ENDS_WITHIN = 1 << 16
 """Bytes at the end of a file in which its last page or chunk begins."""
 BOX_HEADER, LONG_BOX_HEADER = 8, 16
+LETTERS = {*range(0x20, 0x7F), 0xA9}
+"""Of the names of boxes."""
 SIDX_REFERENCE, SIDX_LENGTH = 12, (1 << 31) - 1
 """Bytes of an entry, and the bits of its first four that are a length."""
 TAG_HEADER = 11
 """Bytes of an FLV tag before its data."""
 OGG_HEADER, OGG_LAST_PAGE = 27, 4
+IVF_FRAME_HEADER = 12
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 START_CODE, PACK, PROGRAM_END = b"\0\0\1", b"\0\0\1\xba", b"\0\0\1\xb9"
 JPEG_END = b"\xff\xd9"
@@ -46,7 +49,7 @@ def _mp4(file: BinaryIO, size: int) -> bool | None:
             length = int.from_bytes(head[8:16], "big")
         if length == 0:
             return None  # a box that goes on to the end, wherever that is
-        if length < BOX_HEADER:
+        if length < BOX_HEADER or not all(letter in LETTERS for letter in name):
             return None  # no box: something else was written behind
         position += length
         if name == b"sidx":
@@ -111,6 +114,16 @@ def _flv(file: BinaryIO, size: int) -> bool | None:
         return True
     file.seek(size - 4 - length)
     return int.from_bytes(file.read(4)[1:], "big") != length - TAG_HEADER
+
+
+def _ivf(file: BinaryIO, size: int) -> bool | None:
+    """Frames follow each other up to the end; how many there should be few writers say."""
+    file.seek(0)
+    position = int.from_bytes(file.read(8)[6:], "little")
+    while position + IVF_FRAME_HEADER <= size:
+        file.seek(position)
+        position += IVF_FRAME_HEADER + int.from_bytes(file.read(4), "little")
+    return position != size
 
 
 def _ogg(file: BinaryIO, size: int) -> bool | None:
@@ -213,6 +226,7 @@ CHECKS: dict[str, Callable[[BinaryIO, int], bool | None]] = {
     "avi": _riff,
     "webp_pipe": _riff,
     "flv": _flv,
+    "ivf": _ivf,
     "ogg": _ogg,
     "mpegts": _mpegts,
     "mpeg": _mpeg,

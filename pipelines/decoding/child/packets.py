@@ -141,8 +141,10 @@ def packets_of(container: Any, streams: list[Any]) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except (av.error.InvalidDataError, IndexError):
-            return  # PyAV's own index, at the end of a file in which streams turned up on the way
+        except (av.error.InvalidDataError, av.error.PatchWelcomeError):
+            return  # the latter of an animated PNG that is cut off
+        except IndexError:
+            return  # PyAV's own, at the end of a file in which streams turned up on the way
         if packet is None:
             return
         yield packet
