@@ -219,7 +219,7 @@ def test_a_step_whose_gradients_overflow_changes_no_weight_and_resumes_the_same(
     assert skipped["skipped_steps"] == 1
     assert "grad_norm" not in skipped
     assert all(torch.equal(value, before[name]) for name, value in training.weights().items())
-    saved = save(training.engine, tmp_path, {"step": 1})
+    saved = save(training.engine, tmp_path, {"step": 1, "layout": {"zero_stage": stage}})
     numbers = range(2, 20)
     expected = training.steps(*numbers), training.engine.metrics(), training.weights()
     assert 1 < expected[1]["skipped_steps"] < 19
@@ -229,6 +229,10 @@ def test_a_step_whose_gradients_overflow_changes_no_weight_and_resumes_the_same(
     assert resumed.steps(*numbers) == expected[0]
     assert resumed.engine.metrics() == expected[1]
     assert all(torch.equal(value, expected[2][name]) for name, value in resumed.weights().items())
+    converted = Training(config, token_set)
+    converted.engine.load_from_other_layout(str(tmp_path), saved)
+    assert converted.steps(*numbers) == pytest.approx(expected[0])
+    assert converted.engine.metrics() == pytest.approx(expected[1])
 
 
 def test_gradients_that_overflow_at_the_smallest_scale_end_the_run_with_a_remedy(token_set: ShardSet) -> None:

@@ -22,6 +22,7 @@ from training.engine.connection import deepspeed
 from training.engine.deepspeed_settings import settings_of
 from training.engine.ema import Ema
 from training.engine.engine_files import EngineFiles, Snapshot
+from training.engine.moments import begin_moments
 from training.engine.out_of_memory import out_of_memory_explained
 from training.engine.owned_weights import Part, by_name, owned_parts, shapes, whole
 from training.engine.parameter_groups import adamw, names_in_order
@@ -165,6 +166,7 @@ class Engine:
 
         Unless it is `copied`, it must be written before the next step.
         """
+        begin_moments(self._engine.optimizer)
         with self._files.collected(os.path.join(root, name), copied=copied) as parts:
             self._engine.save_checkpoint(
                 root, tag=name, client_state={CLIENT_STATE: state}, save_latest=False
