@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from training.engine.kept_memory import keep_freed_memory
 from training.engine.rendezvous import meet
 from training.engine.withheld import withheld
 from training.ranks import Ranks
@@ -40,6 +41,7 @@ def connect() -> Ranks:
     if not torch.cuda.is_available():
         # DeepSpeed wants a CPU with fast fp16; torch computes it on every one, so that a run can be tried
         get_accelerator().is_fp16_supported = lambda: True
+    keep_freed_memory()
     if not torch.distributed.is_initialized():
         _join()
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
