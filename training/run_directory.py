@@ -26,7 +26,7 @@ from typing import Any
 from infra import storage
 from infra.errors import StorageError, TrainingError, UsageError
 from infra.leases import Lease
-from model.bundle import RECORD
+from model.bundle import MODEL_OF_A_RUN, RECORD
 from training.config import RunConfig
 from training.saving import manifest
 from training.saving.copies import Copies
@@ -66,7 +66,7 @@ class RunDirectory:
 
     @property
     def bundle(self) -> str:
-        return storage.join(self.path, "model")
+        return storage.join(self.path, MODEL_OF_A_RUN)
 
     @property
     def bundles(self) -> str:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,14 @@ def _assert_equal(first: torch.nn.Module, second: torch.nn.Module) -> None:
 def _flipped(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def test_what_is_no_bundle_is_told_apart_from_one_that_is_not_whole(
+    tmp_path: Path, tokenizer_uri: str
+) -> None:
+    with pytest.raises(BundleError, match=r"there is no bundle at .*/nowhere; give the model/ folder"):
+        load_tokenizer(str(tmp_path / "nowhere"))
+    run = tmp_path / "run"
+    shutil.copytree(tokenizer_uri, run / "model")
+    with pytest.raises(BundleError, match=r"folder of a run, not a bundle; give its model: .*/run/model"):
+        load_tokenizer(str(run))

@@ -151,3 +151,9 @@ def test_a_report_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="no run directory"):
         Report(out="report.html", runs=("nowhere",)).run()
     assert not Path("report.html").exists()
+
+
+def test_a_video_that_generate_did_not_make_is_refused(video: str) -> None:
+    with pytest.raises(UsageError, match=r"`reelgpt generate` did not make .*: there is no .*\.json"):
+        Report(out="report.html", generated=(video,)).run()
+    assert not Path("report.html").exists()
