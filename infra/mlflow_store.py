@@ -86,6 +86,14 @@ def prepare() -> None:
     _import_client()
 
 
+def make_database() -> None:
+    """Where it is to be a file and is not there. It takes seconds, on a busy machine a minute, in which there
+    is no answer; broken off, it begins from nothing. Raises RegistryError."""
+    database = _database(tracking_uri())
+    if database is not None and not database.exists():
+        connect()
+
+
 def connect() -> "MlflowClient":
     """A client of `tracking_uri()` whose tables exist. Raises RegistryError with the remedy if it is away."""
     _require_answer(tracking_uri())

@@ -19,6 +19,7 @@ from infra.mlflow_store import answered_at as answered_at
 from infra.mlflow_store import available as available
 from infra.mlflow_store import connect, experiment_id, explained
 from infra.mlflow_store import is_set_up as is_set_up
+from infra.mlflow_store import make_database as make_database
 from infra.mlflow_store import prepare as prepare
 from infra.mlflow_store import store_name as store_name
 from infra.mlflow_store import tracking_uri as tracking_uri

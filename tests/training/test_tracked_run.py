@@ -26,7 +26,8 @@ from training.run import Run
 from training.run_directory import Attempt, RunDirectory
 from training.tracking import tracking_record
 from training.tracking.sending import Sending, within
-from training.tracking.tracked_run import Tracking, mend
+from training.tracking.telling import Telling
+from training.tracking.tracked_run import Tracking, mend, tell_or_give_up
 
 PATIENCE_SECONDS = 60.0
 
@@ -238,6 +239,20 @@ def test_a_server_that_is_well_and_mute_holds_nobody_up_at_the_end(
         with pytest.raises(RegistryError, match=r"not registered as model: .* gave no answer in 0\.5 s"):
             settling.settle(run.directory, registered, run.data, summary)
         assert time.monotonic() - began < 10.0
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.exhaustive
+def test_nobody_counts_the_seconds_in_which_a_database_is_made(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{new}")
+    there: list[bool] = []
+    monkeypatch.setattr("training.tracking.tracked_run.within", lambda *_, **__: there.append(new.exists()))
+    tell_or_give_up(Telling(run.directory, run.config, run.data), "FINISHED")
+    assert there == [True]
 
 
 def test_a_slow_answer_is_awaited_as_long_as_there_are_signs_of_life() -> None:

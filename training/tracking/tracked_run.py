@@ -112,6 +112,7 @@ def tell_or_give_up(telling: Telling, status: Status, *, seconds: float | None =
     long; while it takes one thing after the other, nobody gives up."""
     seconds = FAREWELL_SECONDS if seconds is None else seconds
     tracking.prepare()
+    tracking.make_database()
     try:
         return within(seconds, lambda: telling.tell(status), since=tracking.answered_at)
     except TimeoutError:
