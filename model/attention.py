@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from model.blockwise_attention import LONGEST, causal_attention
 from model.config import GPTConfig
 from model.rms_norm import RMSNorm, is_by_hand
 
@@ -45,12 +46,15 @@ class Attention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         num_new, num_all = q.shape[-2], k.shape[-2]
+        dropout = self.dropout if self.training else 0.0
+        if 1 < num_new == num_all <= LONGEST and not dropout and is_by_hand(q):
+            return causal_attention(q, k, v)
         mask = None  # a single new token sees all; from an empty cache, the plain causal mask serves
         if 1 < num_new < num_all:
             mask = torch.ones(num_new, num_all, dtype=torch.bool, device=q.device).tril(num_all - num_new)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=1 < num_new == num_all, enable_gqa=True,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=dropout,
         )  # fmt: skip
 
 

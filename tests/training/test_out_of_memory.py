@@ -13,7 +13,7 @@ OUT_OF_MEMORY = """
 import torch, torch.nn.functional as functional
 def refuse(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 8 GiB.")
-functional.scaled_dot_product_attention = refuse
+functional.embedding = refuse
 """
 
 
