@@ -32,9 +32,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
     return [read_frames(str(path), size=64, fps=FPS, num_frames=24, start_seconds=1) for path in paths]
 
 
+def grey(frames: np.ndarray) -> np.ndarray:
+    """In black and white, and of less contrast, as old films are."""
+    light = 48 + 0.6 * (frames @ np.array([0.299, 0.587, 0.114]))
+    return np.repeat(light.astype(np.uint8)[..., None], 3, axis=-1)
+
+
+@pytest.mark.parametrize("look", [np.asarray, grey])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_cut_is_found_and_nothing_else(scenes: list[np.ndarray], seed: int) -> None:
+def test_every_cut_is_found_and_nothing_else(
+    scenes: list[np.ndarray], seed: int, look: Callable[[np.ndarray], np.ndarray]
+) -> None:
     rng = np.random.default_rng(seed)
+    scenes = [look(scene) for scene in scenes]
     order = rng.permutation(len(scenes))
     parts = [scenes[number][: rng.integers(2, 24)] for number in order]
     frames = np.concatenate(parts)
@@ -58,12 +68,16 @@ def flicker(picture: np.ndarray) -> np.ndarray:
     return np.clip(picture * gains, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.parametrize("look", [np.asarray, grey])
 @pytest.mark.parametrize("move", [pan, zoom, flicker])
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_motion_and_light_are_no_cut(
-    scenes: list[np.ndarray], move: Callable[[np.ndarray], np.ndarray], number: int
+    scenes: list[np.ndarray],
+    move: Callable[[np.ndarray], np.ndarray],
+    number: int,
+    look: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    frames = move(scenes[number][12])
+    frames = move(look(scenes[number][12]))
     assert find_cuts(frames, tuple(range(24)), FPS) == []
 
 
