@@ -23,6 +23,9 @@ from reelgpt.console import track
 
 Frames = NDArray[np.uint8]
 
+RECORD = ".json"
+"""Ending of the file that says what was made and how; while the others are written, without a summary."""
+TRUTH, COPY_LAST, STRIP = ENDINGS = (".truth.mp4", ".copy-last.mp4", ".png")
 MOST_DECIBELS = 99.0
 """Stands for the PSNR of equal frames, which is infinite."""
 
@@ -110,12 +113,23 @@ class Generate:
 
     def _find_done(self, recipe: str) -> dict[str, Any] | None:
         """The summary of an earlier call that was given the same. Refuses to replace what others made."""
-        if storage.exists(self._beside(".json")):
-            record = storage.read_json(self._beside(".json"))
-            return cast(dict[str, Any], record["summary"]) if record["recipe"] == recipe else None
-        if storage.exists(self.out):
-            raise UsageError(f"{self.out} holds something that generate did not make; give another --out")
-        return None
+        record = self._record()
+        files = [self.out, *map(self._beside, ENDINGS)]
+        there = [file for file in files if storage.exists(file)]
+        if there and record is None:
+            raise UsageError(f"{there[0]} is something that generate did not make; give another --out")
+        if record is None or record["recipe"] != recipe or there != files:
+            return None
+        return cast(dict[str, Any] | None, record["summary"])
+
+    def _record(self) -> dict[str, Any] | None:
+        place = self._beside(RECORD)
+        if not storage.exists(place):
+            return None
+        record = storage.read_json(place)
+        if not isinstance(record, dict) or not {"recipe", "summary"} <= record.keys():
+            raise UsageError(f"{place} is something that generate did not make; give another --out")
+        return record
 
     def _make(self, bundle: BundleInfo, recipe: str) -> dict[str, Any]:
         from pipelines.decoding.decode import read_frames
@@ -133,17 +147,19 @@ class Generate:
                 bundle, truth, num_given, temperature=self.temperature, top_k=self.top_k, seed=self.seed
             )
             bar.update(num_frames)
-        self._write(videos, num_given, fps)
         summary = self._facts(bundle, num_given, num_frames) | decibels_by_frame(videos, num_given)
-        storage.write_json(self._beside(".json"), {"recipe": recipe, "summary": summary})
+        # before the files: where it is stopped among them, the command repeated knows them for its own
+        storage.write_json(self._beside(RECORD), {"recipe": recipe, "summary": None})
+        self._write(videos, num_given, fps)
+        storage.write_json(self._beside(RECORD), {"recipe": recipe, "summary": summary})
         return summary
 
     def _facts(self, bundle: BundleInfo, num_given: int, num_frames: int) -> dict[str, Any]:
         return {
             "out": self.out,
-            "truth": self._beside(".truth.mp4"),
-            "copy_last": self._beside(".copy-last.mp4"),
-            "strip": self._beside(".png"),
+            "truth": self._beside(TRUTH),
+            "copy_last": self._beside(COPY_LAST),
+            "strip": self._beside(STRIP),
             "input": self.input,
             "start_seconds": self.start_seconds,
             "fps": self._fps(bundle),
@@ -158,15 +174,15 @@ class Generate:
         from reelgpt.pictures import film_strip
 
         write_video(self.out, videos.predicted, fps=fps)
-        write_video(self._beside(".truth.mp4"), videos.truth, fps=fps)
-        write_video(self._beside(".copy-last.mp4"), videos.copy_last, fps=fps)
+        write_video(self._beside(TRUTH), videos.truth, fps=fps)
+        write_video(self._beside(COPY_LAST), videos.copy_last, fps=fps)
         rows = {
             "truth": videos.truth,
             "predicted": videos.predicted,
             "copy of the last frame": videos.copy_last,
         }
         strip = film_strip(rows | {"truth through the tokenizer": videos.ceiling}, num_given=num_given)
-        storage.write(self._beside(".png"), strip)
+        storage.write(self._beside(STRIP), strip)
 
     def _beside(self, ending: str) -> str:
         return self.out.removesuffix(".mp4") + ending

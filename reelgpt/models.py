@@ -18,6 +18,7 @@ from infra import registry, registry_listing, storage
 from infra.errors import ReelgptError, UsageError
 from infra.model_version import ModelVersion
 from reelgpt.command import InputUri, Outcome, OutputUri
+from reelgpt.lineage_facts import facts
 
 METRICS_IN_A_ROW = 4
 FIRST_METRICS = ("val_loss", "val_psnr", "val_")
@@ -283,14 +284,8 @@ def _tree(version: ModelVersion, lineage: dict[str, Any]) -> Tree:
     for part in ("run", "checkpoint", "shard_set", "tokenizer"):
         known = lineage.get(part)
         if known:
-            tree.add(f"{part.replace('_', ' ')}: {_facts(known)}")
+            tree.add(f"{part.replace('_', ' ')}: {', '.join(facts(known))}")
     sources = tree.add(f"source videos: {lineage.get('sources_unknown') or len(lineage['sources'])}")
     for source in lineage["sources"]:
         sources.add(f"{source['name']}  {source['uri']}")
     return tree
-
-
-def _facts(known: Any) -> str:
-    if not isinstance(known, dict):
-        return str(known)
-    return ", ".join(f"{key} {value}" for key, value in known.items() if value not in (None, "", {}))

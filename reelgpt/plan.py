@@ -53,7 +53,7 @@ def _overview() -> str:
             "`reelgpt plan COMMAND --help` shows the options. Every plan takes --json.",
             "",
             "Example: reelgpt plan tokenize videos --tokenizer models:/tokenizer-tiny@latest",
-            "Example: reelgpt plan train gpt_tiny --data out/tokens --world-size 8",
+            "Example: reelgpt plan train gpt_350m --data out/tokens --world-size 8",
             "",
         ]
     )

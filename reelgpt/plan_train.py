@@ -42,7 +42,7 @@ class PlanTrain:
 
     Every setting of the recipe can be overridden, as with `reelgpt train`.
 
-    Example: reelgpt plan train gpt_tiny --data out/tokens --world-size 8 --memory-gb 80 --mfu 0.4
+    Example: reelgpt plan train gpt_350m --data out/tokens --world-size 8 --memory-gb 80 --mfu 0.4
     """
 
     recipe: tyro.conf.Positional[str]

@@ -17,6 +17,7 @@ from pipelines.selection.distributions import distributions
 from pipelines.selection.filters import REJECT_REASONS
 from pipelines.shards import ShardSet, Split, frames_of
 from reelgpt import score_table
+from reelgpt.lineage_facts import facts
 from reelgpt.pictures import Curve, Frames, chart, film_strip
 from training.run_directory import RunDirectory
 
@@ -127,6 +128,8 @@ def show_continuation(path: str) -> dict[str, Any]:
     if not storage.exists(record):
         raise UsageError(f"`reelgpt generate` did not make {path}: there is no {record}; give what it made")
     summary = storage.read_json(record)["summary"]
+    if summary is None:
+        raise UsageError(f"{path} was not finished; repeat the `reelgpt generate` that makes it")
     ahead = range(1, summary["predicted_frames"] + 1)
     curves = [
         Curve(label="predicted", x=ahead, y=summary["psnr_predicted"]),
@@ -221,10 +224,10 @@ def _results(training: Training) -> list[tuple[str, Any]]:
         )
     if "val_loss" not in result:
         return []
-    return [
-        ("nats a code, held-out loss of the GPT", result["val_loss"]),
-        ("nats a code, unigram baseline", result["val_loss_unigram"]),
+    beside = [
+        (f"nats a code, {name} baseline", value) for name, value in baselines(result, "val_loss").items()
     ]
+    return [("nats a code, held-out loss of the GPT", result["val_loss"]), *beside]
 
 
 def training_rows(trainings: Sequence[Training]) -> list[dict[str, Any]]:
@@ -274,13 +277,10 @@ def _sources_link(data: ShardSet) -> dict[str, Any]:
 def _model_links(bundle: BundleInfo) -> list[dict[str, Any]]:
     known = bundle.lineage
     links = [{"what": f"the {bundle.kind}", "facts": [bundle.uri, f"fingerprint {bundle.fingerprint}"]}]
-    for part in ("run", "checkpoint", "shard_set"):
-        facts = [
-            f"{name} {value}" for name, value in (known.get(part) or {}).items() if value not in (None, "")
-        ]
-        if facts:
-            links.append({"what": f"its {part.replace('_', ' ')}", "facts": facts})
-    return links
+    parts = [part for part in ("run", "checkpoint", "shard_set") if known.get(part)]
+    return links + [
+        {"what": f"its {part.replace('_', ' ')}", "facts": list(facts(known[part]))} for part in parts
+    ]
 
 
 def _data_uri(kind: str, data: bytes) -> str:

@@ -9,7 +9,9 @@ from infra import storage
 from infra.errors import BundleError, UsageError
 from model.bundle import load_gpt, read_bundle, save_bundle
 from pipelines.decoding.decode import read_frames
-from reelgpt.generate import Continuation, Generate, clip_shape, continue_clip, decibels_by_frame
+from pipelines.video_writer import write_video
+from reelgpt.generate import Continuation, Frames, Generate, clip_shape, continue_clip, decibels_by_frame
+from reelgpt.report_sections import show_continuation
 from tests.reelgpt.conftest import FPS, SIZE, moving_square
 
 
@@ -83,6 +85,39 @@ def test_repeating_generate_does_nothing_and_another_seed_makes_another_video(
     assert not Generate(model=gpt_bundle, input=video, out="next.mp4", seed=1).run().summary["done_before"]
 
 
+def test_what_was_stopped_between_two_files_is_made_by_the_same_command(
+    gpt_bundle: str, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Generate(model=gpt_bundle, input=video, out="next.mp4")
+
+    def write_the_first(out: str, frames: Frames, *, fps: float) -> None:
+        if out != "next.mp4":
+            raise KeyboardInterrupt
+        write_video(out, frames, fps=fps)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("pipelines.video_writer.write_video", write_the_first)
+        with pytest.raises(KeyboardInterrupt):
+            command.run()
+    with pytest.raises(UsageError, match=r"next\.mp4 was not finished; repeat"):
+        show_continuation("next.mp4")
+    assert not command.run().summary["done_before"]
+    assert show_continuation("next.mp4")["predicted_frames"] == 4
+    Path("next.png").unlink()
+    assert not command.run().summary["done_before"]
+    assert command.run().summary["done_before"]
+
+
+@pytest.mark.parametrize("name", ["next.mp4", "next.png", "next.json"])
+def test_files_that_generate_did_not_make_stay_as_they_are(name: str, gpt_bundle: str, video: str) -> None:
+    Path(name).write_text('{"title": "theirs"}')
+    with pytest.raises(
+        UsageError, match=f"{name} is something that generate did not make; give another --out"
+    ):
+        Generate(model=gpt_bundle, input=video, out="next.mp4").run()
+    assert [(path.name, path.read_text()) for path in Path().glob("next*")] == [(name, '{"title": "theirs"}')]
+
+
 @pytest.mark.slow
 def test_a_video_is_sampled_at_the_rate_that_the_model_was_trained_on(
     gpt_bundle: str, video: str, tmp_path: Path
@@ -134,5 +169,5 @@ def test_what_cannot_be_generated_is_refused_with_the_remedy(
 def test_a_tokenizer_cannot_continue_a_video(tokenizer_bundle: str, video: str) -> None:
     with pytest.raises(UsageError, match="needs a GPT"):
         Generate(model=tokenizer_bundle, input=video, out="next.mp4").run()
-    with pytest.raises(BundleError, match=r"bundle\.json"):
+    with pytest.raises(BundleError, match="there is no bundle at"):
         Generate(model="nowhere", input=video, out="next.mp4").run()

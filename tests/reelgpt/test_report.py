@@ -82,6 +82,8 @@ def test_the_page_loads_nothing_from_elsewhere_and_holds_three_videos_and_their_
 def test_the_page_shows_numbers_beside_their_baselines(page: str) -> None:
     for number in ("21.50", "17.25", "3.12", "4.50", "4.25"):
         assert number in page
+    headline = page.partition("<h2>")[0]
+    assert all(f"<b>{number}</b>" in headline for number in ("21.50", "3.12", "4.50", "4.25"))
 
 
 def test_the_page_names_what_was_left_out_and_escapes_names(page: str) -> None:
