@@ -152,6 +152,11 @@ def test_what_would_change_the_steps_arithmetic_is_refused_and_its_default_is_no
         inline(with_json({"gradient_allreduce_op": "sum"}, tmp_path))
     with pytest.raises(ConfigError, match="sequence_parallel_size is 2 there, and --num-workers"):
         inline(with_json({"sequence_parallel_size": 2}, tmp_path))
+    with pytest.raises(
+        ConfigError, match="round_robin_gradients is True there, and reelgpt, which must know"
+    ):
+        inline(with_json({"zero_optimization": {"round_robin_gradients": True}}, tmp_path))
+    inline(with_json({"zero_optimization": {"round_robin_gradients": False}}, tmp_path))
     inline(with_json({"gradient_allreduce_op": "mean", "checkpoint": {"load_universal": False}}, tmp_path))
 
 

@@ -37,6 +37,7 @@ OWNERS = {
     "datastates_ckpt": OURS_TO_SAVE,
     "zero_optimization.load_from_fp32_weights": OURS_TO_SAVE,
     "zero_optimization.elastic_checkpoint": OURS_TO_SAVE,
+    "zero_optimization.round_robin_gradients": "reelgpt, which must know where each weight lies,",
     "gradient_allreduce_op": "reelgpt, which counts on the mean,",
     "managed_gradient_accumulation": "reelgpt, which counts on it,",
     "data_efficiency": "the loader (--batches)",
@@ -62,8 +63,10 @@ HARMLESS = {
     "zero_optimization.cpu_offload_param": False,
     "zero_optimization.elastic_checkpoint": False,
     "zero_optimization.load_from_fp32_weights": True,
+    "zero_optimization.round_robin_gradients": False,
 }
-"""What such a key may say: what DeepSpeed does without it."""
+"""What such a key may say: what DeepSpeed does without it. Its own map from weights to partitions takes no
+notice of their round-robin order, so that what is published, averaged or converted would be other weights'."""
 
 SECTIONS = {path.rpartition(".")[0] for path in OWNERS} - {""}
 """Keys that hold others; a value of their own in a user's JSON would be lost where ours is put over it."""
