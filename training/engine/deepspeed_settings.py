@@ -65,8 +65,8 @@ HARMLESS = {
     "zero_optimization.load_from_fp32_weights": True,
     "zero_optimization.round_robin_gradients": False,
 }
-"""What such a key may say: what DeepSpeed does without it. Its own map from weights to partitions takes no
-notice of their round-robin order, so that what is published, averaged or converted would be other weights'."""
+"""What such a key may say: what DeepSpeed does without it. Its map from weights to partitions takes no notice
+of a round-robin order, so that what is published, averaged or converted would be other weights'."""
 
 SECTIONS = {path.rpartition(".")[0] for path in OWNERS} - {""}
 """Keys that hold others; a value of their own in a user's JSON would be lost where ours is put over it."""
