@@ -30,8 +30,9 @@ ROUNDS = 4
 """Of a used child, each in another order."""
 SPANS = [(float(start), start + 1.0 if start < SECONDS - 1 else None) for start in range(SECONDS)]
 LIMITS = DecodeLimits(cpu_seconds=20, memory_mb=2048)
-Shown = tuple[str | None, tuple[int, ...], str]
-"""What a row says of a span: its error class, which pictures are repeats, and a hash of them."""
+Shown = tuple[str | None, str | None, tuple[int, ...], str]
+"""What a row says of a span: its error class, which decoder served, which pictures are repeats, and a hash of
+them."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def used() -> Iterator[Decoder]:
 def shown(decoder: Decoder, path: Path, start: float, end: float | None) -> Shown:
     with open(path, "rb") as file:
         decoded = decoder.decode(file, start_seconds=start, end_seconds=end, fps=8.0, sizes=((64, 64),))
-    return decoded.error_class, decoded.indices, hashlib.sha256(decoded.frames.tobytes()).hexdigest()
+    pictures = hashlib.sha256(decoded.frames.tobytes()).hexdigest()
+    return decoded.error_class, decoded.decoder, decoded.indices, pictures
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The loop of the child: one request after another, about one open file at a time, until it is killed.
 
-decord decodes what it shows as PyAV does, damaged or not; PyAV decodes everything else, and each span of
-which decord or its codec complains. Which one served is in the answer; nothing else in it depends on that.
+decord decodes what it shows as PyAV does, damaged or not; PyAV decodes everything else, and each span that is
+damaged as decord or its codec complain. Which one served is in the answer; nothing else in it depends on that.
 The last file stays open for the next span of it.
 """
 
@@ -18,7 +18,9 @@ import numpy as np
 from pipelines.decoding.child import limits, protocol, verdict, with_decord, with_pyav
 from pipelines.decoding.child.complaints import Complaints
 from pipelines.decoding.child.protocol import DiskError, RefusedError
+from pipelines.decoding.child.sampling import Sampled
 from pipelines.decoding.child.shapes import Shape
+from pipelines.decoding.child.verdict import Fault
 from pipelines.decoding.child.video import Video
 
 
@@ -62,12 +64,9 @@ class OpenFile:
         shape = Shape.of(self.video.pixel_aspect, self.video.first_frame, request["sizes"])
         if shape != self._shape:
             self._shape, self._reader = shape, with_decord.reader_for(self.video, shape)
-        sampled = with_decord.sample(self._reader, request, self._complaints) if self._reader else None
-        if sampled is None:
-            self._forget_reader()
-            sampled = with_pyav.sample(self.video, shape, request, self._complaints)
+        sampled, fault = self._sampled(shape, request)
         frames = sampled.frames(shape.crop)
-        error_class, error = verdict.fault(self.video, sampled, request) or (None, None)
+        error_class, error = fault or (None, None)
         answer = {
             "decoder": sampled.decoder,
             "shape": list(frames.shape),
@@ -80,6 +79,18 @@ class OpenFile:
             "error": error,
         }
         return answer, frames
+
+    def _sampled(self, shape: Shape, request: dict[str, Any]) -> tuple[Sampled, Fault | None]:
+        """Where decord complained, PyAV says of what: where it shows the same and finds no fault, it was of
+        what lies behind the span, which decord trips over sooner or later, as it comes."""
+        served = with_decord.sample(self._reader, request, self._complaints) if self._reader else None
+        if served is None or self._complaints.count():
+            self._forget_reader()
+            judge = with_pyav.sample(self.video, shape, request, self._complaints)
+            fault = verdict.fault(self.video, judge, request)
+            if served is None or fault or not served.shows_the_same(judge):
+                return judge, fault
+        return served, verdict.fault(self.video, served, request)
 
     def _forget_reader(self) -> None:
         """After a complaint nothing is known of decord's state: the next span gets a new reader."""

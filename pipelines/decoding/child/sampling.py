@@ -33,6 +33,9 @@ class Sampled:
             frame[:] = self.pictures[index]
         return frames
 
+    def shows_the_same(self, other: "Sampled") -> bool:
+        return self.indices == other.indices and all(map(np.array_equal, self.pictures, other.pictures))
+
 
 def sampling_times(request: dict[str, Any]) -> Iterator[float]:
     """start + j / fps, exactly, up to the end of the span, which may be open (None)."""

@@ -5,13 +5,15 @@ from typing import Any
 from pipelines.decoding.child.sampling import Sampled
 from pipelines.decoding.child.video import NOTHING_BEFORE_THE_CUT, NOTHING_TO_DECODE, Video
 
+Fault = tuple[str, str]
+"""An error class and a sentence."""
 ENDS_EARLY_SECONDS = 1.0
 """A video that ends this much before the time its container promises counts as cut off."""
 
 NOTHING_SHOWN = ("corrupt", "the video stream goes on, but not one frame of this span can be decoded")
 
 
-def fault(video: Video, sampled: Sampled, request: dict[str, Any]) -> tuple[str, str] | None:
+def fault(video: Video, sampled: Sampled, request: dict[str, Any]) -> Fault | None:
     """None where nothing is wrong. With frames, only a part of the span was lost."""
     start, end = request["start"], request["end"]
     if start == 0 and not sampled.num_source_frames:

@@ -2,7 +2,7 @@
 
 decord reads ahead in a thread of its own: what it trips over behind a span is said before the answer or
 after, as it comes; what lies before a picture shown, always before. Nothing is therefore concluded from
-complaints but that PyAV is asked instead, which tells the two apart; the pictures are the same.
+complaints but that PyAV is asked as well, which tells the two apart.
 """
 
 from typing import Any
@@ -72,10 +72,9 @@ def reader_for(video: Video, shape: Shape) -> DecordReader | None:
 
 
 def sample(reader: DecordReader, request: dict[str, Any], complaints: Complaints) -> Sampled | None:
-    """None where decord refused, or complained of anything."""
+    """None where decord refused. What it complained of is left to be counted."""
     complaints.forget()
     try:
-        sampled = reader.sample(request)
+        return reader.sample(request)
     except REFUSALS:
         return None
-    return None if complaints.count() else sampled
