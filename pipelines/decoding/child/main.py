@@ -1,7 +1,7 @@
 """The loop of the child: one request after another, about one open file at a time, until it is killed.
 
-decord decodes what it shows as PyAV does, damaged or not; PyAV decodes everything else, and each span that is
-damaged as decord or its codec complain. Which one served is in the answer; nothing else in it depends on that.
+decord decodes what it shows as PyAV does, damaged or not; PyAV decodes everything else, and each span of
+which it confirms what decord complains of. Which one served is in the answer; nothing else depends on that.
 The last file stays open for the next span of it.
 """
 
