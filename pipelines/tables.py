@@ -23,6 +23,11 @@ NUM_READERS_OF_ALL = 2
 """Files read at a time from remote storage: a few columns of them, or all, which may be large."""
 
 
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """What `schema.empty_table()` gives, which imports pandas first: too long for a refusal to wait for."""
+    return pa.Table.from_batches([], schema)
+
+
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     with opened(uri) as file:
         return file.read(columns=columns, use_threads=False)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from infra import storage
 from infra.storage import FileInfo
 from pipelines.spans import SOURCE_SCHEMA, UNREADABLE
-from pipelines.tables import read_table, write_table
+from pipelines.tables import empty_table, read_table, write_table
 
 INVENTORY = "inventory.parquet"
 FILE_COLUMNS = ("uri", "name", "size", "modified")
@@ -46,9 +46,7 @@ def known_sources(out: str) -> pa.Table:
     """What was found so far, of SOURCE_SCHEMA; also of files that are not there any more."""
     place = storage.join(out, INVENTORY)
     return (
-        read_table(place).select(SOURCE_SCHEMA.names)
-        if storage.exists(place)
-        else SOURCE_SCHEMA.empty_table()
+        read_table(place).select(SOURCE_SCHEMA.names) if storage.exists(place) else empty_table(SOURCE_SCHEMA)
     )
 
 
@@ -82,7 +80,7 @@ class _Notes:
         self._waiting: list[pa.Table] = []
         self._clock = clock
         self._due = clock() + LEAST_SECONDS
-        self.new = SOURCE_SCHEMA.empty_table()
+        self.new = empty_table(SOURCE_SCHEMA)
 
     def add(self, sources: pa.Table) -> None:
         self._waiting.append(sources)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from infra import hashing, storage
 from pipelines.packing.sidecar_files import SCHEMA, VALUES, read_sidecar
-from pipelines.tables import read_table, write_table
+from pipelines.tables import empty_table, read_table, write_table
 
 NUM_NAMED = 5
 """Sources that are named as unknown."""
@@ -96,7 +96,7 @@ class Joined:
         return found
 
 
-NOTHING = Sidecar(SCHEMA.empty_table(), "")
+NOTHING = Sidecar(empty_table(SCHEMA), "")
 """Says nothing of any clip."""
 
 

@@ -16,7 +16,7 @@ from infra.errors import BundleError, RegistryError, ShardError, Stopped, UsageE
 from reelgpt import main as front_door
 from reelgpt.command import Outcome
 
-HEAVY = ("torch", "ray", "mlflow", "deepspeed", "av", "decord")
+HEAVY = ("torch", "ray", "mlflow", "deepspeed", "av", "decord", "pandas")
 REFUSALS = [
     ["extrakt"],
     ["extract"],
