@@ -3,7 +3,6 @@ files that are read only once their hashes are right, and only as data (`weights
 """
 
 import copy
-import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +64,8 @@ class EngineFiles:
         self._folder = ""
         self._is_copied = False
         self._source: VerifiedFiles | None = None
+        self._loaded: tuple[str, Any] = "", None
+        """What was loaded last, and where it lies."""
         checkpoint_engine.save = self._save
         checkpoint_engine.load = self._load
 
@@ -86,7 +87,7 @@ class EngineFiles:
             with only_data():
                 yield
         finally:
-            self._source = None
+            self._source, self._loaded = None, ("", None)
 
     def snapshot(self, parts: Sequence[tuple[Any, str]]) -> Snapshot:
         return Snapshot(self._folder, self._rank, tuple(parts))
@@ -96,10 +97,12 @@ class EngineFiles:
         self._parts.append((kept, path))
 
     def _load(self, path: str, map_location: Any = None) -> Any:
+        """DeepSpeed asks for the file of the model twice in a row, the first time to look at one number."""
         assert self._source is not None
-        return torch.load(
-            io.BytesIO(self._source.take(path)), map_location=map_location or "cpu", weights_only=True
-        )
+        if self._loaded[0] != path:
+            file: Any = self._source.take(path)
+            self._loaded = path, torch.load(file, map_location=map_location or "cpu", weights_only=True)
+        return self._loaded[1]
 
 
 class HostCopies:

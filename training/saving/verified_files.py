@@ -7,6 +7,9 @@ import hashlib
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
 
 from infra import storage
 from infra.errors import CheckpointError, RottenError, StorageError
@@ -17,11 +20,36 @@ KEPT_BYTES = 8 << 30
 """Of verified files that wait in memory to be parsed; what exceeds it is read, and hashed, once more."""
 
 
+class HeldFile(io.RawIOBase):
+    """The bytes of a file in memory, to be read from where they are: `io.BytesIO` would copy them."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._data)}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._data[self._position : self._position + len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+
 class VerifiedFiles:
     def __init__(self, root: str, checkpoint: Checkpoint) -> None:
         self.folder = storage.join(root, checkpoint.name)
         self._records = {record.name: record for record in checkpoint.files}
-        self._kept: dict[str, bytes] = {}
+        self._kept: dict[str, HeldFile] = {}
         self._room = KEPT_BYTES
 
     def problem(self, record: FileRecord) -> Problem | None:
@@ -37,8 +65,8 @@ class VerifiedFiles:
         self._room -= record.size
         return None
 
-    def take(self, path: str) -> bytes:
-        """The bytes of a file of the checkpoint. Raises CheckpointError unless they are as committed."""
+    def take(self, path: str) -> HeldFile:
+        """A file of the checkpoint, from its beginning. Raises CheckpointError unless it is as committed."""
         name = os.path.relpath(path, self.folder)
         if name not in self._records:
             raise CheckpointError(f"{name} is no file that {self.folder} was committed with")
@@ -48,19 +76,20 @@ class VerifiedFiles:
         """Frees what waits in memory: the run has gone on, and what nobody took is not needed."""
         self._kept.clear()
 
-    def _read(self, record: FileRecord) -> bytes:
-        """A part is hashed while the next one is read."""
-        digest, data, hashed = hashlib.sha256(), io.BytesIO(), None
+    def _read(self, record: FileRecord) -> HeldFile:
+        """A part is hashed while the next one is read; memory is touched once, since that takes as long as
+        reading does."""
+        digest, data, filled = hashlib.sha256(), np.empty(record.size, np.uint8).data, 0
         place = storage.join(self.folder, record.name)
         with ThreadPoolExecutor(1) as hasher, storage.open_input(place) as file:
-            while part := file.read(PART_BYTES):
-                if hashed is not None:
-                    hashed.result()
-                hashed = hasher.submit(digest.update, part)
-                data.write(part)
-        if digest.hexdigest() != record.sha256:
+            reader: Any = file
+            while count := reader.readinto(data[filled : filled + PART_BYTES]):
+                hasher.submit(digest.update, data[filled : filled + count])
+                filled += count
+            is_longer = bool(file.read(1))
+        if filled < record.size or is_longer or digest.hexdigest() != record.sha256:
             raise RottenError(_other_bytes(record))
-        return data.getvalue()
+        return HeldFile(data)
 
 
 def problem_of(folder: str, record: FileRecord) -> Problem | None:
