@@ -75,10 +75,19 @@ def is_set_up() -> bool:
     )
 
 
-def registry_exists() -> bool:
-    """False where the registry would be a SQLite file that is not there: connecting to it would make it."""
+def models_in_a_file() -> frozenset[str] | None:
+    """The models of a registry that is a SQLite file, none where it is not there yet: connecting would make
+    it, and importing MLflow takes seconds. None where only MLflow can tell."""
     database = _database(_registry_uri())
-    return database is None or database.exists()
+    if database is None:
+        return None
+    if not database.exists():
+        return frozenset()
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            return frozenset(name for (name,) in connection.execute("SELECT name FROM registered_models"))
+    except sqlite3.Error:  # no database, or none with MLflow's tables: it says so better
+        return None
 
 
 def prepare() -> None:

@@ -1,7 +1,7 @@
 """Which model versions there are: MLflow's versions joined with their aliases, runs and logged models.
 
 MLflow answers none of these together, so all are asked for and joined here; a query is then asked of what
-came out. Where the store is a file that does not exist yet, the answer is "none", at once.
+came out. What a store that is a file can be seen to lack is said at once, without MLflow.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra import version_tags
 from infra.errors import RegistryError, UsageError
-from infra.mlflow_store import connect, explained, registry_exists, store_name
+from infra.mlflow_store import connect, explained, models_in_a_file, store_name
 from infra.model_version import LATEST, ModelVersion, fields_of, parse_ref
 from infra.registry_query import parse_query
 
@@ -26,9 +26,10 @@ VERSIONS_A_PAGE = 1000
 
 def list_versions(name: str | None = None) -> list[ModelVersion]:
     """All versions, newest first, or those of one model; joined with aliases, metrics and runs."""
-    if not registry_exists():
-        if name is not None:
-            raise _no_such_model(name, ())
+    models = models_in_a_file()
+    if models is not None and name is not None and name not in models:
+        raise _no_such_model(name, models)
+    if models is not None and not models:
         return []
     client = connect()
     with explained("a listing of the model versions"):

@@ -38,16 +38,16 @@ def test_a_store_is_named_without_its_password(uri: str, name: str, monkeypatch:
     assert mlflow_store.store_name() == name
 
 
-def test_only_a_registry_in_a_file_can_be_known_to_be_absent(
+def test_only_of_a_registry_in_a_file_the_models_are_known_without_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not mlflow_store.registry_exists()
+    assert mlflow_store.models_in_a_file() == frozenset()
     (tmp_path / "mlflow.db").touch()
-    assert mlflow_store.registry_exists()
+    assert mlflow_store.models_in_a_file() is None
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/elsewhere.db")
-    assert not mlflow_store.registry_exists()
+    assert mlflow_store.models_in_a_file() == frozenset()
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "https://host")
-    assert mlflow_store.registry_exists()
+    assert mlflow_store.models_in_a_file() is None
 
 
 def test_a_server_that_is_away_is_named_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -209,12 +211,24 @@ def test_a_search_joins_versions_with_metrics_params_and_aliases(tmp_path: Path)
         registry_listing.search("val_los < 3")
 
 
+def refused_without_mlflow(ref: str) -> bool:
+    """In a process of its own: importing MLflow takes longer than a refusal may."""
+    program = (
+        "import sys\n"
+        "from infra import registry, errors\n"
+        "try: registry.resolve(sys.argv[1])\n"
+        "except errors.RegistryError: sys.exit(10 + ('mlflow' in sys.modules))"
+    )
+    return subprocess.run([sys.executable, "-c", program, ref], check=False).returncode == 10
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("mlflow_database")
 def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
     registry.register(make_bundle(tmp_path / "model"), name="known", alias="champion")
     with pytest.raises(RegistryError, match=r"has no model 'unknown'; its models: .*known"):
         registry.resolve("models:/unknown/1")
+    assert refused_without_mlflow("models:/unknown/1")
     with pytest.raises(RegistryError, match="known has the versions 1 and the aliases champion"):
         registry.resolve("models:/known/2")
     with pytest.raises(RegistryError, match="known has the versions 1 and the aliases champion"):
