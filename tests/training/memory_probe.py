@@ -6,6 +6,7 @@
 import gc
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -37,6 +38,10 @@ BUCKETS = json.dumps(
 """Small ones, and no weights of stage 3 that stay whole because they are small, as all are here."""
 
 
+LETTING_GO_SECONDS = 0.2
+"""What a collective has moved, gloo's thread may hold for a moment longer."""
+
+
 class Scales:
     """Weighs the tensors that came into being since they were set up, and the gradients behind them."""
 
@@ -46,6 +51,8 @@ class Scales:
         self.heaviest = 0
 
     def weigh(self) -> None:
+        torch.distributed.barrier()
+        time.sleep(LETTING_GO_SECONDS)
         gc.collect()
         found: dict[int, int] = {}
         for thing in gc.get_objects():
