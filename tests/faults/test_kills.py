@@ -149,9 +149,11 @@ def disturbed(
         wait_until(lambda: has_rows(run.out), driver.poll)
         for longest in (FIRST_PAUSE_SECONDS, *[LATER_PAUSE_SECONDS] * (KILLS - 1)):
             time.sleep(rng.uniform(0, longest))
+            found: list[psutil.Process] = []
+            while not found and driver.poll() is None:  # a worker is known by the task that it runs
+                found = find(driver.pid)
             if driver.poll() is not None:
                 break
-            found = find(driver.pid)
             chosen = found if at_once else rng.sample(found, min(1, len(found)))
             for one in chosen:
                 kill(one)

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PATIENCE_SECONDS = 150.0
+PORTS = (12_000, 32_000)
 IMPORTED = (
     "reelgpt.train", "training.worker", "training.finish", "training.engine.universal",
     "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.zero.stage3",
@@ -120,10 +122,13 @@ def _is_alive(pid: int) -> bool:
 
 
 def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """Of those that the system gives nobody by itself: another process has one of those before it is used."""
+    chance = random.SystemRandom()
+    while True:
+        port = chance.randrange(*PORTS)
+        with contextlib.closing(socket.socket()) as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def _serve(requests: Iterator[str], answers: IO[str]) -> None:
