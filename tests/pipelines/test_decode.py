@@ -24,6 +24,8 @@ from tests.media import (
     make_video_behind_sound,
 )  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 CODECS = {
     "h264.mp4": ("-c:v", "libx264", "-bf", "2"),
     "hevc.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none"),

@@ -13,6 +13,8 @@ from pipelines.decoding.child.shapes import Shape
 from pipelines.decoding.child.video import Video
 from tests.media import ffmpeg, make_video
 
+pytestmark = pytest.mark.slow
+
 X264 = ("-c:v", "libx264")
 X265 = ("-c:v", "libx265", "-x265-params", "log-level=none")
 FILES = {

@@ -16,6 +16,8 @@ from tests.media import make_video
 from tests.pipelines.conftest import build_without_ray
 from tests.pipelines.test_verify import change_shard
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tokens(made: Path, tmp_path: Path) -> ShardSet:

@@ -22,6 +22,8 @@ from pipelines.shards import ShardSet
 from pipelines.sweep import sweep
 from tests.rows import brightness, build, clips_of, record, sources, video_job
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"video-{k}.mp4" for k in range(6)]
 DEFAULT, TIGHT = FilterConfig(), FilterConfig(min_brightness=0.5)
 Content = Callable[[str], int]

@@ -16,6 +16,8 @@ from pipelines.shards import ShardSet
 from pipelines.sweep import sweep
 from tests.rows import CLIPS_PER_SPAN, brightness, build, clips_of, sources, video_job, writing
 
+pytestmark = pytest.mark.slow
+
 NAMES = [f"video-{k}.mp4" for k in range(5)]
 IDS = [f"id-of-{name}/{span:05d}/{number:04d}" for name in NAMES for span in range(3) for number in range(4)]
 

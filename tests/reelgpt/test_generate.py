@@ -14,6 +14,8 @@ from reelgpt.generate import Continuation, Frames, Generate, clip_shape, continu
 from reelgpt.report_sections import show_continuation
 from tests.reelgpt.conftest import FPS, SIZE, moving_square
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_given_frames_are_the_true_ones_and_the_copy_repeats_the_last_of_them(gpt_bundle: str) -> None:
     truth = moving_square(6)

@@ -18,6 +18,8 @@ from reelgpt.report import Report, mlflow_line
 from reelgpt.report_sections import describe_data
 from training.recipes import get_recipe
 
+pytestmark = pytest.mark.slow
+
 
 class Links(html.parser.HTMLParser):
     """Collects what a page would load, and the names of its elements."""
