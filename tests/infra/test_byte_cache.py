@@ -16,6 +16,8 @@ import pytest
 from infra.byte_cache import DIGEST_BYTES, ByteCache
 from infra.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 1000
 ENTRY = SIZE + DIGEST_BYTES
 

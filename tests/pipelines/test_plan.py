@@ -25,6 +25,8 @@ from reelgpt.plan_tokenize import PlanTokenize
 from tests.media import make_still
 from tests.pipelines.conftest import CONFIG
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", ["frames", "tokens"])
 @pytest.mark.slow

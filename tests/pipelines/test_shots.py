@@ -11,6 +11,8 @@ from pipelines.decoding.decode import read_frames
 from pipelines.selection.shots import find_cuts
 from tests.media import make_video
 
+pytestmark = pytest.mark.slow
+
 FPS = 8.0
 PICTURES = (
     "testsrc2=size=160x120:rate=25",

@@ -20,6 +20,8 @@ from pipelines.decoding.decode import Decoder
 from pipelines.spans import list_videos, span_table
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ExtractConfig(sampling=SamplingConfig(size=32, clip_frames=4, stride_frames=4))
 
 
