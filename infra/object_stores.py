@@ -20,6 +20,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
+from infra.seekable import Seekable
 from infra.storage_errors import error_code
 
 if TYPE_CHECKING:
@@ -144,35 +145,25 @@ def sweep(fs: "AbstractFileSystem", path: str, *, older_than_seconds: float) -> 
     return len(old)
 
 
-class _Ranges(io.RawIOBase):
+class _Ranges(Seekable):
     def __init__(self, fs: "AbstractFileSystem", path: str, size: int) -> None:
-        self._fs, self._path, self._size, self._at = fs, path, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
+        super().__init__(size)
+        self._fs, self._path = fs, path
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
-        return self._at
+        self._position = max(0, super().seek(offset, whence))
+        return self._position
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
-        end = min(self._at + len(view), self._size)
-        if end <= self._at:
+        start, end = self._position, min(self._position + len(view), self._size)
+        if end <= start:
             return 0
-        data = read(self._fs, self._path, self._at, end)
-        if len(data) != end - self._at:
-            raise OSError(
-                f"{len(data)} bytes came of the {end - self._at} from {self._at} on: it has changed"
-            )
+        data = read(self._fs, self._path, start, end)
+        if len(data) != end - start:
+            raise OSError(f"{len(data)} bytes came of the {end - start} from {start} on: it has changed")
         view[: len(data)] = data
-        self._at = end
+        self._position = end
         return len(data)
 
 

@@ -6,7 +6,6 @@ file for each. Knows neither Ray nor a decoder.
 """
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from infra import hashing, storage
 from infra.byte_cache import ByteCache, Bytes
 from infra.errors import ShardError
+from infra.seekable import Seekable
 from pipelines.shards import PAYLOAD, ShardEntry, ShardSet
 from pipelines.tables import footer_bytes
 
@@ -120,28 +120,13 @@ class RowGroups:
             ) from None
 
 
-class _Part(io.RawIOBase):
+class _Part(Seekable):
     """A file of which only one part is there."""
 
     def __init__(self, data: Bytes, start: int, file_bytes: int) -> None:
+        super().__init__(file_bytes)
         self._data = memoryview(data)
         self._start = start
-        self._file_bytes = file_bytes
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file_bytes}[whence]
-        self._position = origin + offset
-        return self._position
 
     def read(self, size: int = -1) -> Any:
         first = self._position - self._start

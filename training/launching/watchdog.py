@@ -178,9 +178,8 @@ class Watchdog:
             self._alarmed_at = None  # another rank took the alarm back: tell anew at the next look
             return
         if any(report.place in PATIENT and not report.is_late for report in reports):
-            shutil.rmtree(
-                self._folder, ignore_errors=True
-            )  # somebody saves, measures or compiles: no hang yet
+            # somebody saves, measures or compiles: no hang yet
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._alarmed_at = None
             return
         verdict = os.path.join(self._folder, "verdict.json")

@@ -4,7 +4,6 @@ Hashing happens while reading, so that a resume reads every byte once.
 """
 
 import hashlib
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from infra import storage
 from infra.errors import CheckpointError, RottenError, StorageError
+from infra.seekable import Seekable
 from training.saving.manifest import Checkpoint, FileRecord, Problem
 
 PART_BYTES = 16 << 20
@@ -20,23 +20,12 @@ KEPT_BYTES = 8 << 30
 """Of verified files that wait in memory to be parsed; what exceeds it is read, and hashed, once more."""
 
 
-class HeldFile(io.RawIOBase):
+class HeldFile(Seekable):
     """The bytes of a file in memory, to be read from where they are: `io.BytesIO` would copy them."""
 
     def __init__(self, data: memoryview) -> None:
+        super().__init__(len(data))
         self._data = data
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._data)}[whence]
-        self._position = base + offset
-        return self._position
 
     def readinto(self, buffer: Any) -> int:
         part = self._data[self._position : self._position + len(buffer)]
