@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from tests.ports import free_ports
 
 START_SECONDS = 60.0
 OBJECT_STORE_BYTES = 150_000_000
@@ -39,7 +40,7 @@ def two_node_cluster() -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(_short_folder()) for _ in range(2)]
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        gcs, dashboard, client = _free_ports(3)
+        gcs, dashboard, client = free_ports(3)
         stack.enter_context(
             _node(
                 folders[0], token, "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
@@ -60,7 +61,7 @@ def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[i
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))
     }
-    (agent,) = _free_ports(1)
+    (agent,) = free_ports(1)
     with open(folder / "node.log", "wb") as log:
         process = subprocess.Popen(
             [
@@ -98,14 +99,6 @@ def _wait_for_nodes(address: str, token: Mapping[str, str], num_nodes: int) -> N
                 return
         time.sleep(0.3)
     raise TimeoutError(f"{address} had no {num_nodes} living nodes within {START_SECONDS:g} s")
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @contextlib.contextmanager

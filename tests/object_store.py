@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_ports
+
 START_SECONDS = 60.0
 START_ATTEMPTS = 3
 ACCESS_KEY, SECRET_KEY = "test-key", "test-secret"
@@ -95,21 +97,8 @@ def _started(folder: Path, users: Path) -> Server:
     """The server; tried again where somebody took one of its ports in between."""
     names = ("s3.port", "master.port", "volume.port", "filer.port")
     for _ in range(START_ATTEMPTS):
-        server = Server(folder, users, dict(zip(names, _free_ports(len(names)), strict=True)))
+        server = Server(folder, users, dict(zip(names, free_ports(len(names)), strict=True)))
         if server.answers():
             return server
         server.kill()
     raise TimeoutError(f"no S3 server came up in {START_ATTEMPTS} tries; see the log in {folder}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Below 50000: each of its servers also listens 10,000 above its port."""
-    found: list[int] = []
-    with contextlib.ExitStack() as stack:
-        while len(found) < count:
-            one = stack.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            if port < 50_000:
-                found.append(port)
-    return found

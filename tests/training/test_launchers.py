@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import psutil
 import pytest
 
 from pipelines.shards import ShardSet
+from tests.ports import free_ports
 from tests.training import runs
 from tests.training.faults import Bench
 
@@ -53,13 +53,6 @@ def expected(bench: Bench) -> list[dict[str, float]]:
     return runs.metrics(bench.undisturbed().run_dir)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @pytest.mark.exhaustive
 @pytest.mark.faults
 def test_deepspeeds_launcher_trains_the_same(
@@ -75,7 +68,7 @@ def test_inside_a_deepspeed_of_the_users_it_trains_the_same(
     token_set: ShardSet, tmp_path: Path, bare: dict[str, str], expected: list[dict[str, float]]
 ) -> None:
     command = Path(sys.executable).parent / "deepspeed"
-    options = "--num_accelerators=2", f"--master_port={free_port()}", "--module", "reelgpt", "train"
+    options = "--num_accelerators=2", f"--master_port={free_ports(1)[0]}", "--module", "reelgpt", "train"
     done = subprocess.run(
         [command, *options, *runs.gpt(token_set, tmp_path / "run")],
         env=bare | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, timeout=100, check=False,

@@ -6,9 +6,7 @@ import contextlib
 import importlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tests.ports import free_ports
+
 PATIENCE_SECONDS = 150.0
-PORTS = (12_000, 32_000)
 IMPORTED = (
     "reelgpt.train", "training.worker", "training.finish", "training.engine.universal",
     "deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.runtime.zero.stage3",
@@ -99,7 +98,7 @@ class Workers:
         folder.mkdir(parents=True)
         request = {
             "start": ["train", *arguments, "--json"], "world_size": world_size, "faults": list(faults),
-            "folder": str(folder), "port": None if alone else _free_port(),
+            "folder": str(folder), "port": None if alone else free_ports(1)[0],
         }  # fmt: skip
         return Group(self, self.ask(request), folder)
 
@@ -119,16 +118,6 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def _free_port() -> int:
-    """Of those that the system gives nobody by itself: another process has one of those before it is used."""
-    chance = random.SystemRandom()
-    while True:
-        port = chance.randrange(*PORTS)
-        with contextlib.closing(socket.socket()) as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 def _serve(requests: Iterator[str], answers: IO[str]) -> None:
