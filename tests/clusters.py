@@ -35,27 +35,31 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def two_node_cluster() -> Iterator[Cluster]:
-    """Two nodes of one CPU each, with own folders and token authentication; stopped by their process ids."""
+def two_node_cluster(environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """Two nodes of one CPU each, with own folders and token authentication; stopped by their process ids.
+
+    `environment`: what their workers find there besides the test's own.
+    """
     with contextlib.ExitStack() as stack:
         folders = [stack.enter_context(_short_folder()) for _ in range(2)]
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        on_nodes = dict(environment or {}) | token
         gcs, dashboard, client = free_ports(3)
         stack.enter_context(
             _node(
-                folders[0], token, "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
+                folders[0], on_nodes, "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
                 f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
             )
         )  # fmt: skip
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for_nodes(address, token, 1)
-        second = stack.enter_context(_node(folders[1], token, f"--address=127.0.0.1:{gcs}"))
+        second = stack.enter_context(_node(folders[1], on_nodes, f"--address=127.0.0.1:{gcs}"))
         _wait_for_nodes(address, token, 2)
         yield Cluster(address, token, f"127.0.0.1:{gcs}", second)
 
 
 @contextlib.contextmanager
-def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[int]:
+def _node(folder: Path, environment: Mapping[str, str], *arguments: str) -> Iterator[int]:
     """One `ray start --block`, not started from the checkout; its processes end with it. Gives its id."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     inherited = {
@@ -70,7 +74,7 @@ def _node(folder: Path, token: Mapping[str, str], *arguments: str) -> Iterator[i
                 f"--object-store-memory={OBJECT_STORE_BYTES}", f"--dashboard-agent-listen-port={agent}",
                 f"--temp-dir={folder}", "--disable-usage-stats", *arguments,
             ],
-            env={**inherited, **token, "PATH": path}, cwd=folder, stdout=log, stderr=log,
+            env={**inherited, **environment, "PATH": path}, cwd=folder, stdout=log, stderr=log,
         )  # fmt: skip
     try:
         yield process.pid

@@ -18,6 +18,11 @@ from training.launching.job import Job
 from training.launching.stopping import StopRequest, stop_file
 
 POLL_SECONDS = 0.2
+PLACE_SECONDS = 20
+"""How long an elastic run waits for a place for as many workers as Ray last knew of, before it asks anew.
+
+A node that is lost counts for a while longer. Ray's own is 60.
+"""
 
 
 def under_ray(job: Job) -> Summary:
@@ -42,6 +47,8 @@ def _trainer(job: Job, folder: str) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = job.config
+    if config.min_workers is not None:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_SECONDS))
     use_gpu = cluster.num_gpus() >= (config.min_workers or config.num_workers)
     return TorchTrainer(
         _worker,  # type: ignore[arg-type]
