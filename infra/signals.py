@@ -1,5 +1,5 @@
-"""What asks a process to stop: SIGTERM, SIGINT, and SIGHUP, as when a terminal is closed. The first one is
-told, a second one exits at once."""
+"""What asks a process to stop: SIGTERM, SIGINT, SIGHUP, as when a terminal is closed, and SIGUSR1, as Slurm
+sends it before the time is up. The first one is told, a second one exits at once."""
 
 import errno
 import math
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 ECHO_SECONDS = 1.0
 """A terminal's Ctrl-C may reach a process once more through whoever started it: that is one signal."""
 STDOUT, STDERR = 1, 2

@@ -238,7 +238,7 @@ def content_id(name: str, opened: IO[bytes]) -> str:
     for start in (0, max(0, (size - hashing.MIB) // 2), max(0, size - hashing.MIB)):
         try:
             opened.seek(start)
-            data = opened.read(hashing.MIB)
+            data = opened.read(hashing.MIB) or b""  # None: a device that has nothing to say now
         except OSError as error:
             raise failing_disk(opened, error.errno, f"{error.strerror} behind byte {start}") from None
         parts.append(hashlib.sha256(data).hexdigest())

@@ -35,6 +35,16 @@ def test_a_second_signal_exits_at_once_and_an_echo_of_the_first_does_not() -> No
     assert done.stderr.count("a second signal exits at once") == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_each_signal_of_a_scheduler_or_a_terminal_is_a_wish_to_stop(number: signal.Signals) -> None:
+    """SIGUSR1: `sbatch --signal=USR1@120`."""
+    stop = StopRequest()
+    with stop.listening():
+        assert not stop.is_wanted()
+        signal.raise_signal(number)
+        assert stop.is_wanted()
+
+
 def test_signals_mean_what_they_did_once_nobody_listens() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest().listening():

@@ -1,7 +1,8 @@
 """A wish to stop, heard by one worker and agreed by all at a step boundary.
 
-It comes as SIGTERM or SIGINT, or, where a launcher stands between the signal and the workers, as a file. A
-notice that a machine will be taken away is heard here too, but stops nothing: a launcher goes on without it.
+It comes as one of the signals of `infra.signals`, or, where a launcher stands between the signal and the
+workers, as a file. A notice that a machine will be taken away is heard here too, but stops nothing: a
+launcher goes on without it.
 """
 
 import ctypes
