@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,25 +74,36 @@ def bare_loop(videos: list[str], bundle: str, out: str) -> dict[str, float]:
     return {"began": began, "ended": ended} | spent
 
 
-def data_loader(videos: list[str], bundle: str, out: str) -> dict[str, float]:
-    """Two workers decode, this process tokenizes."""
+def data_loader(videos: list[str], bundle: str, out: str, *, judges: bool = False) -> dict[str, float]:
+    """Two workers decode, and where it `judges`, score and hash each clip as ours does; this process
+    tokenizes."""
     from torch.utils.data import DataLoader, Dataset
 
-    class Videos(Dataset[tuple[str, Any]]):
+    class Videos(Dataset[tuple[str, Any, Any]]):
         def __len__(self) -> int:
             return len(videos)
 
-        def __getitem__(self, index: int) -> tuple[str, Any]:
-            return videos[index], decode(videos[index])
+        def __getitem__(self, index: int) -> tuple[str, Any, Any]:
+            clips = decode(videos[index])
+            return videos[index], clips, [judged(clip) if judges else {} for clip in clips]
 
     encoder, rows = Encoder(bundle), []
     cores = len(os.sched_getaffinity(0))
     loader = DataLoader(Videos(), batch_size=None, num_workers=cores, prefetch_factor=2)
     began = time.time()
-    for path, clips in loader:
-        rows += _rows(path, encoder.all(np.asarray(clips)))
+    for path, clips, facts in loader:
+        codes = _rows(path, encoder.all(np.asarray(clips)))
+        rows += [row | fact for row, fact in zip(codes, facts, strict=True)]
     _write(rows, out, "codes")
     return {"began": began, "ended": time.time()}
+
+
+def judged(clip: np.ndarray) -> dict[str, Any]:
+    """What a row of ours says of a clip besides its codes."""
+    from pipelines.selection import scores
+
+    hashes = {"content": scores.content_hash(clip), "perceptual": scores.perceptual_hash(clip)}
+    return scores.score(clip) | hashes
 
 
 def ray_data(videos: list[str], bundle: str, out: str) -> dict[str, float]:
@@ -151,6 +163,7 @@ def daft_frames(videos: list[str], bundle: str, out: str) -> dict[str, float]:
 CONTENDERS = {
     "bare loop": bare_loop,
     "torch DataLoader with decord": data_loader,
+    "the same, with scores and hashes": partial(data_loader, judges=True),
     "naive Ray Data": ray_data,
     "Daft": daft_frames,
 }

@@ -2,8 +2,9 @@
 
 The limit comes from bare loops, one a core, all at once: what a core can do while the others work too. Speeds
 are those at full speed: without the start of a cluster, imports, and the loading of the tokenizer. Ours ends
-with the last call of a worker, in which it has scored and hashed every clip, too; packing and sealing, which
-nobody else does, are in the seconds in all. It looks for no cuts (--sampling.no-shots), as nobody else does.
+with the last call of a worker, in which it has scored and hashed every clip, as one of the others does;
+packing and sealing, which nobody else does, are in the seconds in all. It looks for no cuts
+(--sampling.no-shots), as nobody else does.
 With --turns, limit and contenders come by turns, and medians are told: of ratios, those within a turn.
 """
 

@@ -35,7 +35,7 @@ def test_frames_grow_and_their_codes_with_them_and_what_failed_is_tried_again(
     first = (reelgpt(*extract), reelgpt(*tokenize))
     heavy = "testsrc2=size=3840x2160:rate=120"
     make_video(videos / "2.mp4", seconds=3)
-    make_video(videos / "heavy.mp4", seconds=3, source=heavy, options=("-preset", "ultrafast"))
+    make_video(videos / "heavy.mp4", seconds=2, source=heavy, options=("-preset", "ultrafast"))
     grown = reelgpt(*extract, *TOO_LITTLE, "--max-failed", "1")
     assert (grown["done_before"], grown["totals"]["sources"]) == (4, 4)
     failed = reelgpt("failures", frames)

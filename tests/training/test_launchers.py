@@ -1,6 +1,5 @@
 """The same run under every launcher, and what ends it: preemption, a hang, too few workers."""
 
-import os
 import random
 import signal
 import subprocess
@@ -139,18 +138,6 @@ def worker(launcher: int, *, rank: int) -> psutil.Process:
         if process.environ().get("RANK") == str(rank):
             return process
     raise AssertionError(f"there is no worker of rank {rank}")
-
-
-@pytest.mark.faults
-@pytest.mark.ray
-@pytest.mark.exhaustive
-def test_an_elastic_run_goes_on_with_fewer_workers(token_set: ShardSet, tmp_path: Path) -> None:
-    """There is room for one of the two at most that it asks for."""
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    options = "--launcher=ray", "--num-workers=2", "--min-workers=1"
-    summary = runs.run(*runs.gpt(token_set, tmp_path / "run"), *options, env=environment)
-    assert summary["workers"] in (1, 2)
-    assert len(runs.metrics(tmp_path / "run")) == runs.STEPS
 
 
 def test_a_range_of_workers_that_the_batch_does_not_divide_into_is_refused(

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.faults]
 
 ONE = {"alone": True, "world_size": 1}
 """A command that nobody launched."""
-STEPS = 300
+STEPS = 150
 """Enough for a run not to be over before something is done to it."""
 LONGER = (f"--steps={STEPS}", f"--evaluation.every-steps={STEPS // 2}", "--checkpoints.every-steps=10")
 
