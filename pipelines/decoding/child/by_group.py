@@ -18,8 +18,24 @@ from pipelines.decoding.child.sampling import TIME_TOLERANCE, Sampled, numbers_s
 from pipelines.decoding.child.shapes import Pictures, Shape
 from pipelines.decoding.child.video import Video, decoded
 
+PASSED_OVER = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8"}
+"""Codecs whose decoders ask of every packet whether to skip it. Others ask as they open (dav1d), or never."""
+
 
 def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Complaints) -> Sampled:
+    """Passes over pictures that are not shown and that no other needs; at any sign of damage it decodes them
+    all: the file may not tell the truth about who needs whom."""
+    is_possible = video.codec in PASSED_OVER and not video.is_for_decord  # which decodes all, and must agree
+    if is_possible:
+        sampled = _sample(video, shape, request, complaints, passes_over=True)
+        if not sampled.num_damaged:
+            return sampled
+    return _sample(video, shape, request, complaints, passes_over=False)
+
+
+def _sample(
+    video: Video, shape: Shape, request: dict[str, Any], complaints: Complaints, *, passes_over: bool
+) -> Sampled:
     sampled, packets = Sampled("pyav"), video.packets
     sampled.num_source_frames, sampled.ends_seconds = len(packets.times), packets.ends_seconds
     numbers, inverse = np.unique(numbers_shown(request, packets.times), return_inverse=True)
@@ -28,7 +44,7 @@ def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Comp
     for group, stream, coded in _groups(video, min(due)) if due else ():
         if group in due:
             frames = _Frames(video, stream, coded, complaints)
-            for number, frame in frames.shown(due.pop(group)):
+            for number, frame in frames.shown(due.pop(group), passes_over=passes_over):
                 found[number] = pictures.index(frame)
             sampled.num_damaged += frames.signs_until_shown
         if not due:
@@ -77,27 +93,39 @@ class _Frames:
         self.signs_until_shown = 0
         """Signs of damage up to the last frame that is shown: any of them may have spoilt it."""
 
-    def shown(self, numbers: list[int]) -> Iterator[tuple[int, Any]]:
-        """The frames of these numbers in the file; for a lost one, that before it, or the first."""
+    def shown(self, numbers: list[int], *, passes_over: bool) -> Iterator[tuple[int, Any]]:
+        """The frames of these numbers in the file; for a lost one, that before it, or the first.
+
+        `passes_over`: of the others only those are decoded that other pictures refer to; then a lost one is
+        a sign of damage.
+        """
         before = None
         wanted = [(number, self._packets.times[number]) for number in numbers]
-        for frame in self._decoded():
+        only = {self._packets.pts_of(number) for number in numbers} if passes_over else None
+        for frame in self._decoded(only):
             starts = self._packets.seconds_of(frame.pts)
             while wanted and starts >= wanted[0][1] - TIME_TOLERANCE:
                 number, due = wanted.pop(0)
+                is_lost = starts > due + TIME_TOLERANCE
+                self._signs += passes_over and is_lost
                 self.signs_until_shown = self._signs_so_far()
-                yield number, before if before and starts > due + TIME_TOLERANCE else frame
+                yield number, before if before and is_lost else frame
             if not wanted:
                 return
             before = frame
+        self._signs += passes_over and len(wanted)
         self.signs_until_shown = self._signs_so_far()
         yield from ((number, before) for number, _ in wanted if before)
 
-    def _decoded(self) -> Iterator[Any]:
+    def _decoded(self, only: set[int] | None) -> Iterator[Any]:
+        """Frames in the order they are shown; with `only`, those of these timestamps and what they need."""
         self._complaints.forget()
         context = self._stream.codec_context
         context.flush_buffers()
         for packet in itertools.chain(self._coded, [None]):
+            if only is not None:
+                is_due = packet is None or packet.pts in only
+                context.skip_frame = "DEFAULT" if is_due else "NONREF"
             for frame in decoded(context, packet, self._met):
                 self._signs += self._believes_flags and frame.is_corrupt
                 if frame.pts is not None:

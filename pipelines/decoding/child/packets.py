@@ -46,9 +46,16 @@ class Packets:
     """False where a frame is shown before the key frame that it comes after in the file: it may refer to the
     group before, and cannot be decoded by who starts at that key frame. False, too, where two frames have one
     timestamp, which tells them apart, or parts of a group are not shown."""
+    are_reordered: bool = False
+    """Whether frames lie in the file in another order than they are shown in, as where some are predicted
+    from later ones (B-frames)."""
 
     def seconds_of(self, pts: Any) -> Any:
         return (pts - self.first_pts) * self.unit_seconds
+
+    def pts_of(self, number: int) -> int:
+        """The timestamp of a frame by its number."""
+        return self.first_pts + round(float(self.times[number]) / self.unit_seconds)
 
     @classmethod
     def of(cls, container: Any, stream: Any, complaints: Complaints) -> "Packets":
@@ -76,6 +83,7 @@ class Packets:
             have_closed_groups=seen.are_closed
             and not timeline.has_jumped
             and bool((np.diff(times) > 0).all()),
+            are_reordered=bool((np.diff(np.frombuffer(seen.pts, np.int64)) < 0).any()),
         )
 
     def key_before(self, seconds: float) -> Key | None:

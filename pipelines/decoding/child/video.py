@@ -76,7 +76,10 @@ class Video:
 
     @property
     def is_for_decord(self) -> bool:
-        return self.codec in DECORDS_CODECS and self.num_video_streams == 1 and self.has_closed_groups
+        """Not where frames are reordered: most of those nobody needs, and only PyAV can pass them over."""
+        if self.codec not in DECORDS_CODECS or self.num_video_streams != 1:
+            return False
+        return self.has_closed_groups and not self.packets.are_reordered
 
     def duration_seconds(self) -> float | None:
         """What the container promises where that is likely, else what its packets tell; None for nonsense."""
