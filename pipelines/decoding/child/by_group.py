@@ -25,8 +25,8 @@ PASSED_OVER = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8"}
 def sample(video: Video, shape: Shape, request: dict[str, Any], complaints: Complaints) -> Sampled:
     """Passes over pictures that are not shown and that no other needs; at any sign of damage it decodes them
     all: the file may not tell the truth about who needs whom."""
-    is_possible = video.codec in PASSED_OVER and not video.is_for_decord  # which decodes all, and must agree
-    if is_possible:
+    is_possible = video.codec in PASSED_OVER and not video.first_frame.interlaced_frame
+    if is_possible and not video.is_for_decord:  # which decodes all, and must agree
         sampled = _sample(video, shape, request, complaints, passes_over=True)
         if not sampled.num_damaged:
             return sampled
@@ -96,8 +96,8 @@ class _Frames:
     def shown(self, numbers: list[int], *, passes_over: bool) -> Iterator[tuple[int, Any]]:
         """The frames of these numbers in the file; for a lost one, that before it, or the first.
 
-        `passes_over`: of the others only those are decoded that other pictures refer to; then a lost one is
-        a sign of damage.
+        `passes_over`: of the others only those are decoded that other pictures refer to. Then a sign of
+        damage is one that is lost, too, or one of two fields, which may be packets of their own.
         """
         before = None
         wanted = [(number, self._packets.times[number]) for number in numbers]
@@ -107,7 +107,7 @@ class _Frames:
             while wanted and starts >= wanted[0][1] - TIME_TOLERANCE:
                 number, due = wanted.pop(0)
                 is_lost = starts > due + TIME_TOLERANCE
-                self._signs += passes_over and is_lost
+                self._signs += passes_over and (is_lost or frame.interlaced_frame)
                 self.signs_until_shown = self._signs_so_far()
                 yield number, before if before and is_lost else frame
             if not wanted:
