@@ -33,7 +33,7 @@ HANG_TIMEOUT = timedelta(minutes=30)
 
 def connect() -> Ranks:
     """Joins the other workers: those that a launcher announced in the environment, or nobody."""
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would have to be compiled
+    _compile_no_extensions()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module="torch.distributed"
@@ -74,6 +74,13 @@ def _join() -> None:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def _compile_no_extensions() -> None:
+    """DeepSpeed asks whether it could compile the one for shared memory; to know that of all that it has, it
+    would first run a compiler."""
+    known: dict[str, bool] = vars(deepspeed.ops).setdefault("__compatible_ops__", {})
+    known["deepspeed_shm_comm"] = False
 
 
 class _Done:
