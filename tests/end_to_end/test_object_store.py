@@ -14,7 +14,7 @@ import s3fs
 from tests.media import make_bad_files, make_video
 from tests.object_store import ObjectStore, object_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 SETTINGS = ("--sampling.span-seconds", "1", "--sampling.clip-frames", "4", "--sampling.stride-frames", "4")
 OVER_BUDGET = 3
 

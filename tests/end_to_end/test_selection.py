@@ -12,7 +12,7 @@ import pytest
 from pipelines.shards import ShardSet
 from tests.media import make_video
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 SETTINGS = ("--sampling.span-seconds", "2", "--sampling.clip-frames", "4", "--sampling.stride-frames", "4")
 SETTINGS += ("--num-cpus", "2", "--validation", "moving.mp4")
 SIDECAR = """source,start_seconds,end_seconds,label,caption

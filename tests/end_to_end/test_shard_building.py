@@ -28,7 +28,7 @@ from tests.faults.matrix import SEED
 from tests.faults.processes import family, none_left_behind, words_of
 from tests.media import make_bad_files, make_damaged_files, make_still, make_video
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 SETTINGS = ("--sampling.span-seconds", "1", "--sampling.clip-frames", "4", "--sampling.stride-frames", "4")
 OVER_BUDGET = 3
 

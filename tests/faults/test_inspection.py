@@ -23,7 +23,7 @@ from tests.faults.processes import none_left_behind
 from tests.faults.runs import SECONDS, Run
 from tests.media import make_still
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 LIMITS = DecodeLimits()
 NUM_SLOW = 140
 """More than are looked into without Ray."""

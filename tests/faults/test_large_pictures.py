@@ -10,7 +10,7 @@ import pytest
 from pipelines.shards import ShardSet
 from tests.faults.runs import Run
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.exhaustive, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 MOST_BYTES = 4e9
 OVER_BUDGET = 3
 BIT_DEPTH = 16

@@ -74,7 +74,7 @@ def test_how_to_go_on_has_no_effect_without_it(token_set: ShardSet, tmp_path: Pa
 @pytest.mark.deepspeed
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_a_run_that_resumes_exactly_is_found_to(token_set: ShardSet, tmp_path: Path) -> None:
     """Steps are skipped, so that none of 2N steps is step N or 2N."""
     outcome = verify(token_set, tmp_path / "run", "2", "--batches.skip-steps", "2", "4")
@@ -90,7 +90,7 @@ def test_a_run_that_resumes_exactly_is_found_to(token_set: ShardSet, tmp_path: P
 @pytest.mark.deepspeed
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_a_run_that_does_not_resume_exactly_is_found_not_to(
     token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_run_that_does_not_resume_exactly_is_found_not_to(
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.exhaustive
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_on_another_topology_it_agrees_within_what_is_stated(token_set: ShardSet, tmp_path: Path) -> None:
     outcome = verify(token_set, tmp_path / "run", "3", "--verify-workers=2", "--verify-zero-stage=3",
                      "--launcher=auto")  # fmt: skip
@@ -127,7 +127,7 @@ def test_on_another_topology_it_agrees_within_what_is_stated(token_set: ShardSet
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.exhaustive
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_where_the_kill_came_too_late_the_run_is_told_to_go_back(
     token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
