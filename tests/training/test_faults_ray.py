@@ -26,8 +26,10 @@ Digests = dict[int, float]
 """Of the clips that a run has seen by each logged step."""
 STEPS = 90
 FEW_STEPS = 30
-LONG = (f"--steps={STEPS}", "--checkpoints.every-steps=5", "--evaluation.every-steps=90")
-SHORT = (f"--steps={FEW_STEPS}", "--checkpoints.every-steps=5", "--evaluation.every-steps=30")
+LONG, SHORT = (
+    (f"--steps={steps}", "--checkpoints.every-steps=5", f"--evaluation.every-steps={steps}")
+    for steps in (STEPS, FEW_STEPS)
+)
 SLOW_STEPS = """
 import sys
 import time

@@ -47,7 +47,7 @@ def _trainer(job: Job, folder: str) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config = job.config
-    if config.min_workers is not None:
+    if _is_elastic(config):
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_SECONDS))
     use_gpu = cluster.num_gpus() >= (config.min_workers or config.num_workers)
     return TorchTrainer(
@@ -65,9 +65,11 @@ def _trainer(job: Job, folder: str) -> Any:
 
 
 def _num_workers(config: RunConfig) -> Any:
-    if config.min_workers in (None, config.num_workers):
-        return config.num_workers
-    return config.min_workers, config.num_workers
+    return (config.min_workers, config.num_workers) if _is_elastic(config) else config.num_workers
+
+
+def _is_elastic(config: RunConfig) -> bool:
+    return config.min_workers not in (None, config.num_workers)
 
 
 def _worker(settings: dict[str, Any]) -> Summary:
