@@ -35,7 +35,7 @@ SHAPES = {
              "grid": (4, 8, 8), "clips": 4},
     "small": {"model_dim": 256, "num_layers": 4, "num_heads": 8, "num_kv_heads": 2, "hidden_dim": 704,
               "grid": (4, 8, 8), "clips": 4},
-    "gpt_350m": {"model_dim": 1024, "num_layers": 24, "num_heads": 16, "num_kv_heads": 4, "hidden_dim": 3840,
+    "gpt_350m": {"model_dim": 1024, "num_layers": 24, "num_heads": 8, "num_kv_heads": 2, "hidden_dim": 3840,
                  "grid": (16, 16, 16), "clips": 8},
 }  # fmt: skip
 WARM_UP_STEPS = 5
@@ -45,10 +45,12 @@ def main() -> None:
     options = _options()
     for name in options.shapes:
         shape = Shape(**SHAPES[name], dtype=options.dtype, compile=options.compile)
-        names = _contenders(options.dtype, peers=options.peers)
+        names = _contenders(options)
+        peers = sys.executable if options.installed_peers else None
         os.environ["STEP_CLOCK"] = options.clock  # for the contenders
         starts = [
-            measure(names, shape, turns=options.turns, steps=options.steps) for _ in range(options.starts)
+            measure(names, shape, peers=peers, turns=options.turns, steps=options.steps)
+            for _ in range(options.starts)
         ]
         seconds = {name: [turn for start in starts for turn in start[name]] for name in names}
         print(table(name, shape, seconds), flush=True)  # noqa: T201
@@ -65,18 +67,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=3, help="of each contender")
     parser.add_argument("--turns", type=int, default=8, help="after each start")
     parser.add_argument("--steps", type=int, default=5, help="of a turn")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS),
+                        help="side by side they must fit a GPU's memory")  # fmt: skip
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="install and run none")
+    parser.add_argument("--installed-peers", action="store_true", help="as this Python has them")
     return parser.parse_args()
 
 
-def _contenders(dtype: str, *, peers: bool) -> list[str]:
-    names = [name for name in CONTENDERS if peers or "transformers" not in name]
-    return names if dtype == "fp32" else [name for name in names if name != NEEDS_FP32]
+def _contenders(options: argparse.Namespace) -> list[str]:
+    names = [name for name in options.contenders if options.peers or "transformers" not in name]
+    return names if options.dtype == "fp32" else [name for name in names if name != NEEDS_FP32]
 
 
-def measure(names: list[str], shape: Shape, *, turns: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step of every contender, one number a turn."""
-    contenders = {name: _start(name, shape) for name in names}
+def measure(
+    names: list[str], shape: Shape, *, peers: str | None, turns: int, steps: int
+) -> dict[str, list[float]]:
+    """Seconds a step of every contender, one number a turn. `peers`: the Python of those not ours."""
+    contenders = {name: _start(name, shape, peers) for name in names}
     try:
         for process in contenders.values():
             _take_turn(process, WARM_UP_STEPS)
@@ -91,12 +98,13 @@ def measure(names: list[str], shape: Shape, *, turns: int, steps: int) -> dict[s
             process.wait()
 
 
-def _start(name: str, shape: Shape) -> "subprocess.Popen[str]":
-    python = peer_python("step", *PEERS) if "transformers" in name else sys.executable
+def _start(name: str, shape: Shape, peers: str | None) -> "subprocess.Popen[str]":
+    python = (peers or peer_python("step", *PEERS)) if "transformers" in name else sys.executable
     root = str(Path(__file__).parent.parent)
     spoken = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     environment = {key: value for key, value in os.environ.items() if key not in spoken}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     if "transformers" in name:
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"} | _alone()
     command = [python, "-W", "ignore", "-m", "benchmarks.step_contenders", name]
@@ -131,16 +139,18 @@ def table(name: str, shape: Shape, seconds: dict[str, list[float]]) -> str:
     lines = [head + " time / bare loop | time / ours, ZeRO 2 | MFU |", "|---|---|---|---|---|---|"]
     for contender, times in seconds.items():
         median = statistics.median(times)
-        bare, ours = (_ratio(times, seconds[other]) for other in ("bare PyTorch loop", "reelgpt, ZeRO 2"))
+        bare, ours = (_ratio(times, seconds.get(other)) for other in ("bare PyTorch loop", "reelgpt, ZeRO 2"))
         mfu = f"{flops / median / peak / 1e12:.1%}" if peak else "-"
         lines.append(
-            f"| {contender} | {median * 1e3:.1f} | {tokens / median:,.0f} | {bare:.3f} | {ours:.3f} | {mfu} |"
+            f"| {contender} | {median * 1e3:.1f} | {tokens / median:,.0f} | {bare} | {ours} | {mfu} |"
         )
     return "\n".join([*lines, ""])
 
 
-def _ratio(times: list[float], others: list[float]) -> float:
-    return statistics.median(mine / other for mine, other in zip(times, others, strict=True))
+def _ratio(times: list[float], others: list[float] | None) -> str:
+    if others is None:
+        return "-"
+    return f"{statistics.median(mine / other for mine, other in zip(times, others, strict=True)):.3f}"
 
 
 def _flops_per_token(shape: Shape) -> float:

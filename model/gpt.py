@@ -90,12 +90,20 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.gate_and_up = nn.Linear(config.model_dim, 2 * config.hidden_dim, bias=False)
+        self.gate_and_up = GateAndUp(config.model_dim, 2 * config.hidden_dim, bias=False)
         self.out = nn.Linear(config.hidden_dim, config.model_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_and_up(x).chunk(2, dim=-1)  # each (B, L, F)
+        gate, up = self.gate_and_up(x)  # each (B, L, F)
         return cast(Tensor, self.out(F.silu(gate) * up))
+
+
+class GateAndUp(nn.Linear):
+    """Two products with the halves of one weight: their gradients need not be laid side by side first."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        gate, up = self.weight.chunk(2)
+        return F.linear(x, gate), F.linear(x, up)
 
 
 class TokenEmbedding(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from infra.errors import TrainingError
@@ -114,7 +115,7 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
     """A pure function of the step, so that it can be made ahead."""
     seed, objective = run.config.seed, run.objective
     parts = batches.micro_batches(step)
-    examples = [objective.examples(list(p.clips), generator(seed, step, p.index)) for p in parts]
+    examples = [_in_reach(objective.examples(list(p.clips), generator(seed, step, p.index))) for p in parts]
     return StepInput(
         examples=examples,
         seeds=[torch_seed(seed, step, part.index) for part in parts],
@@ -122,6 +123,13 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
         num_units=_total(objective.count_units, examples),
         samples_digest=digest_halves(parts),
     )
+
+
+def _in_reach(examples: Examples) -> Examples:
+    """Of a GPU, which takes them from locked memory while the host goes on."""
+    if not torch.cuda.is_available():
+        return examples
+    return {name: tensor.pin_memory() for name, tensor in examples.items()}
 
 
 def mean_losses(sums: dict[str, Tensor], num_targets: float, ranks: Ranks) -> Metrics:

@@ -160,21 +160,27 @@ class Predict:
         return GPT(self._gpt_config)
 
     def examples(self, clips: Sequence[Clip], rng: np.random.Generator | None) -> Examples:
+        """With the places (N,) of the logits of targets, found here: a GPU would have to be waited for."""
         batch = collate([self.task.build(clip, self.vocabulary, rng) for clip in clips])
-        return batch._asdict() | {"inputs": self._inputs(batch.tokens, rng)}
+        places = batch.is_target[:, 1:].flatten().nonzero().squeeze(1)  # (N,)
+        return {
+            "tokens": batch.tokens,
+            "coordinates": batch.coordinates,
+            "inputs": self._inputs(batch.tokens, rng),
+            "places": places,
+            "targets": batch.tokens[:, 1:].flatten()[places],
+        }
 
     def count_targets(self, examples: Examples) -> int:
-        return int(examples["is_target"].sum())
+        return len(examples["places"])
 
     def count_units(self, examples: Examples) -> int:
         return int((examples["tokens"] != PAD).sum())
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses:
-        places = examples["is_target"][:, 1:].flatten().nonzero().squeeze(1)  # (N,)
-        targets = examples["tokens"][:, 1:].flatten()[places]  # (N,)
         inputs, coordinates = examples["inputs"][:, :-1], examples["coordinates"][:, :-1]
-        logits = model(inputs, coordinates, places=places)  # (N, V)
-        total, cross_entropy, z = token_loss(logits, targets, z_weight=self._config.z_weight)
+        logits = model(inputs, coordinates, places=examples["places"])  # (N, V)
+        total, cross_entropy, z = token_loss(logits, examples["targets"], z_weight=self._config.z_weight)
         return total, {"loss": cross_entropy, "z": z}
 
     def _inputs(self, tokens: Tensor, rng: np.random.Generator | None) -> Tensor:

@@ -63,12 +63,15 @@ def gpt_tiny() -> RunConfig:
 
 
 def gpt_350m() -> RunConfig:
-    """A GPT of 350 million parameters for clips of about 4,000 codes, on eight GPUs of 80 GB."""
+    """A GPT of 350 million parameters for clips of about 4,000 codes, on eight GPUs of 80 GB.
+
+    Heads are 128 wide: attention then takes three quarters of the time on a Hopper GPU that it takes with 64.
+    """
     return RunConfig(
         name="gpt_350m",
         objective=PredictConfig(
             task="continue",
-            model=GPTShape(model_dim=1024, num_layers=24, num_heads=16, num_kv_heads=4, hidden_dim=3840),
+            model=GPTShape(model_dim=1024, num_layers=24, num_heads=8, num_kv_heads=2, hidden_dim=3840),
         ),
         optimizer=OptimizerConfig(
             peak_lr=3e-4, warmup_steps=2000, schedule="wsd", weight_decay=0.1, ema_decay=0.9999

@@ -35,10 +35,12 @@ FREE_SETTINGS = (
     "evaluation.keep_bundles",
     "evaluation.max_clips",
     "evaluation.num_samples",
+    "engine.deterministic",
     "engine.zero_stage",
 )
 """May change between two commands of one run: the steps already done do not depend on them. Another number of
-workers or ZeRO stage goes on with the same clips, and with losses that differ in their last digits."""
+workers, ZeRO stage or choice of kernels goes on with the same clips, and with losses that differ in their
+last digits."""
 
 SCHEDULE = (
     "steps",

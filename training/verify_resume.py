@@ -156,7 +156,8 @@ def _changed(config: RunConfig, workers: int | None, zero_stage: Any) -> RunConf
 
 
 def _shown(config: RunConfig, middle: int, end: int) -> RunConfig:
-    """The same steps, saved in the `middle`, measured in the `end`, all looked at, and told to nobody."""
+    """The same steps, by kernels that repeat them, saved in the `middle`, measured in the `end`, all looked
+    at, and told to nobody."""
     saved = replace(
         config.checkpoints,
         every_steps=middle,
@@ -167,6 +168,7 @@ def _shown(config: RunConfig, middle: int, end: int) -> RunConfig:
     measured = replace(config.evaluation, every_steps=end, num_samples=0, keep_bundles=1)
     return replace(
         config,
+        engine=replace(config.engine, deterministic=True),
         checkpoints=saved,
         evaluation=measured,
         log_every_steps=1,

@@ -16,6 +16,7 @@ from training.bundles import start_from
 from training.data import TrainingData, open_data
 from training.engine.blank import Blank
 from training.engine.connection import connect, disconnect
+from training.engine.determinism import choose_kernels
 from training.engine.engine import Engine
 from training.finish import finish
 from training.going_back import GONE_BACK, gone_back, joined
@@ -47,6 +48,7 @@ def work(job: Job, *, preempted: Callable[[], bool] | None = None) -> dict[str, 
     """
     stop = StopRequest(job.stop_file, preempted=preempted)
     torch.set_num_threads(job.config.threads_per_worker)
+    choose_kernels(deterministic=job.config.engine.deterministic)
     with stop.listening(), _connected() as ranks:
         data = open_data(job.config, job.data, tokenizer=job.tokenizer, init_from=job.init_from)
         return _train(_join(job, data, ranks), stop, pause_after=job.pause_after)

@@ -92,6 +92,9 @@ class EngineConfig:
     """Keep only what enters a block, and compute the rest again for its gradients: memory for time."""
     compile: bool = False
     """torch.compile, where there is a compiler; where there is none, the run says so and goes on without."""
+    deterministic: bool = False
+    """On a GPU, only kernels that give the same to the last bit each time: slower. --verify-resume takes them
+    by itself. Those of a CPU do so anyway."""
     deepspeed_config: str | None = None
     """Path or URI of a DeepSpeed JSON whose settings are added, or the JSON itself."""
 

@@ -22,6 +22,7 @@ from training.engine.connection import deepspeed
 from training.engine.deepspeed_settings import settings_of
 from training.engine.ema import Ema
 from training.engine.engine_files import EngineFiles, Snapshot
+from training.engine.hastened import hasten
 from training.engine.moments import begin_moments
 from training.engine.out_of_memory import out_of_memory_explained
 from training.engine.owned_weights import Part, by_name, owned_parts, shapes, whole
@@ -64,6 +65,8 @@ class Engine:
         self._engine = _initialized(learner, optimizer, config, ranks.world_size)
         if ranks.world_size == 1 and not self._stage:
             self._engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
+        if self._stage in (1, 2):
+            hasten(self._engine.optimizer)
         self._engine._copy_recovery_script = lambda _: None  # scripts beside the checkpoints, at every save
         self._files = EngineFiles(self._engine.checkpoint_engine, ranks.rank)
         self._parts = self._owned_parts()
@@ -92,10 +95,13 @@ class Engine:
 
     def compiles_for(self, micro_batches: Sequence[Examples]) -> bool:
         """Whether the update with these takes longer than others, as it is the first of their shapes. Says so
-        once."""
+        once. How many targets they have matters little: torch compiles for any number at the second."""
         if not self._config.compile:
             return False
-        shapes = {tuple(tensor.shape for tensor in examples.values()) for examples in micro_batches}
+        shapes = {
+            tuple(tensor.shape for tensor in examples.values() if tensor.ndim > 1)
+            for examples in micro_batches
+        }
         are_new = not shapes <= self._known_shapes
         self._known_shapes |= shapes
         return are_new
@@ -279,7 +285,7 @@ def _reason(error: Exception) -> str:
 def _settings(config: RunConfig, world_size: int) -> dict[str, Any]:
     settings = settings_of(config, world_size)
     zero = settings["zero_optimization"]
-    zero.setdefault("overlap_comm", torch.cuda.is_available())
+    zero.setdefault("overlap_comm", torch.cuda.is_available() and world_size > 1)
     if world_size == 1 and not config.engine.offload_optimizer:
         zero.setdefault("contiguous_gradients", False)  # a copy that serves sending, and nobody is there
     return settings

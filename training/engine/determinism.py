@@ -1,0 +1,18 @@
+"""Steps that repeat to the last bit.
+
+Those of a CPU do by themselves. On a GPU the fastest kernels add up in whatever order their parts are done,
+such as attention's for its gradient.
+"""
+
+import os
+
+import torch
+
+
+def choose_kernels(*, deterministic: bool) -> None:
+    """For all that this process computes from now on; before it has computed anything on a GPU."""
+    if not torch.cuda.is_available() or deterministic == torch.are_deterministic_algorithms_enabled():
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS chooses anew each time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(deterministic)
