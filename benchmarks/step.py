@@ -85,12 +85,15 @@ def measure(
     """Seconds a step of every contender, one number a turn. `peers`: the Python of those not ours."""
     contenders = {name: _start(name, shape, peers) for name in names}
     try:
+        for process in contenders.values():  # at once, as each may have to compile
+            _ask(process, WARM_UP_STEPS)
         for process in contenders.values():
-            _take_turn(process, WARM_UP_STEPS)
+            _answer(process)
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(turns):
             for name, process in contenders.items():
-                seconds[name].append(_take_turn(process, steps) / steps)
+                _ask(process, steps)
+                seconds[name].append(_answer(process) / steps)
         return seconds
     finally:
         for process in contenders.values():
@@ -120,11 +123,15 @@ def _alone() -> dict[str, str]:
     return {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"} | place
 
 
-def _take_turn(process: "subprocess.Popen[str]", steps: int) -> float:
+def _ask(process: "subprocess.Popen[str]", steps: int) -> None:
     assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write(f"{steps}\n")
     process.stdin.flush()
+
+
+def _answer(process: "subprocess.Popen[str]") -> float:
+    """Seconds that it took."""
+    assert process.stdout is not None
     answer = process.stdout.readline()
     if not answer:
         sys.exit(f"{process.args} ended; what it said is above")

@@ -67,8 +67,9 @@ class Rotary:
 
     def __init__(self, coordinates: Tensor, *, head_dim: int, theta: float) -> None:
         """coordinates: (B, L, 3), integers."""
-        angles = coordinates.float()[..., _axis_of_pair(head_dim, coordinates.device)]  # (B, L, K/2)
-        angles = angles * _frequencies(head_dim, theta, coordinates.device)
+        axes = zip(coordinates.float().split(1, dim=-1), _pairs_per_axis(head_dim), strict=True)
+        by_axis = [axis * _frequencies(n, theta, axis.device) for axis, n in axes]
+        angles = torch.cat(by_axis, dim=-1)  # (B, L, K/2)
         self.cos = angles.cos().unsqueeze(1)  # (B, 1, L, K/2)
         self.sin = angles.sin().unsqueeze(1)
 
@@ -114,14 +115,8 @@ def _pairs_per_axis(head_dim: int) -> tuple[int, int, int]:
     return num_pairs - 2 * (num_pairs // NUM_AXES), num_pairs // NUM_AXES, num_pairs // NUM_AXES
 
 
-def _axis_of_pair(head_dim: int, device: torch.device) -> Tensor:
-    repeats = torch.tensor(_pairs_per_axis(head_dim), device=device)
-    return torch.arange(NUM_AXES, device=device).repeat_interleave(repeats)  # (K/2,)
-
-
-def _frequencies(head_dim: int, theta: float, device: torch.device) -> Tensor:
-    axes = [theta ** (-torch.arange(n, device=device).float() / n) for n in _pairs_per_axis(head_dim)]
-    return torch.cat(axes)  # (K/2,)
+def _frequencies(num_pairs: int, theta: float, device: torch.device) -> Tensor:
+    return cast(Tensor, theta ** (-torch.arange(num_pairs, device=device).float() / num_pairs))
 
 
 class LayerCache:

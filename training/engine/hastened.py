@@ -1,7 +1,8 @@
-"""What ZeRO 1 and 2 do between the gradients and the optimizer, in some kernels instead of thousands.
+"""What ZeRO 1 and 2 do around the optimizer, in some kernels instead of thousands.
 
-DeepSpeed searches each gradient for what is not finite, and then takes its norm, in a dozen small kernels: a
-GPU waits for them to be launched, a tenth of the step of a model of 350 million parameters.
+DeepSpeed searches each gradient for what is not finite, and then takes its norm, in a dozen small kernels;
+after the optimizer it makes each weight anew. A GPU waits for all that to be launched: a sixth of the step of
+a model of 350 million parameters.
 """
 
 from functools import partial
@@ -18,10 +19,15 @@ def hasten(optimizer: Any) -> None:
     if optimizer.compute_grad_norm:
         optimizer.check_overflow = _leave_it_to_the_norm
         optimizer.get_grad_norm_direct = partial(_norm, optimizer.dp_process_group)
+    optimizer._update_model_bit16_weights = _leave_where_it_is
 
 
 def _leave_it_to_the_norm(**_: Any) -> None:
     """DeepSpeed looks at the norm too, before it steps, and what is not finite makes it so."""
+
+
+def _leave_where_it_is(_: int) -> None:
+    """Each weight is a view of the flat ones since the beginning, and those are written in place."""
 
 
 @torch.no_grad()
