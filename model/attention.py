@@ -116,7 +116,7 @@ def _pairs_per_axis(head_dim: int) -> tuple[int, int, int]:
 
 
 def _frequencies(num_pairs: int, theta: float, device: torch.device) -> Tensor:
-    return cast(Tensor, theta ** (-torch.arange(num_pairs, device=device).float() / num_pairs))
+    return theta ** (-torch.arange(num_pairs, device=device).float() / num_pairs)
 
 
 class LayerCache:

@@ -119,7 +119,7 @@ class Engine:
             group["lr"] = lr
         totals: dict[str, Tensor] = {}
         for examples, seed in zip(micro_batches, seeds, strict=True):
-            torch.manual_seed(seed)
+            self._seed(seed)
             with out_of_memory_explained():
                 objective, sums = self._engine(self._move(examples))
                 # DeepSpeed averages over the ranks: their number undoes that
@@ -213,6 +213,13 @@ class Engine:
 
     def close(self) -> None:
         self._engine.destroy()
+
+    def _seed(self, seed: int) -> None:
+        """Without a GPU, torch would keep each seed for one, with the stack at that moment."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _step(self) -> None:
         try:

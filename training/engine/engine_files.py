@@ -36,6 +36,7 @@ class Snapshot:
 
     def _write(self, state: Any, path: str) -> FileRecord:
         try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             with hashed_file(path) as file:
                 _put(state, file, path)
         except (OSError, RuntimeError) as error:  # torch wraps what the file answered
@@ -54,6 +55,10 @@ def _put(state: Any, file: HashedFile, path: str) -> None:
         torch.save(state, file)  # type: ignore[arg-type]
 
 
+def _leave_to_the_writing(*_: Any, **__: Any) -> None:
+    """A step would have to wait for folders."""
+
+
 class EngineFiles:
     """Stands in for the file access of DeepSpeed's checkpoint engine."""
 
@@ -68,6 +73,7 @@ class EngineFiles:
         """What was loaded last, and where it lies."""
         checkpoint_engine.save = self._save
         checkpoint_engine.load = self._load
+        checkpoint_engine.makedirs = _leave_to_the_writing
 
     @contextmanager
     def collected(self, folder: str, *, copied: bool) -> Iterator[list[tuple[Any, str]]]:
@@ -112,28 +118,34 @@ class HostCopies:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, int], Tensor] = {}
 
+    @torch.no_grad()
     def copy(self, name: str, state: Any) -> Any:
         """`state` with every tensor in a buffer, valid until the next copy of that name."""
         shared: dict[tuple[Any, ...], Tensor] = {}
+        tensors: list[Tensor] = []
+        buffers: list[Tensor] = []
 
         def place(tensor: Tensor) -> Tensor:
             key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            if key not in shared or not tensor.numel():
-                shared[key] = self._fill((name, len(shared)), tensor)
-            return shared[key]
+            buffer = shared.get(key)
+            if buffer is None or not tensor.numel():
+                shared[key] = buffer = self._buffer((name, len(buffers)), tensor)
+                tensors.append(tensor)
+                buffers.append(buffer)
+            return buffer
 
         copied = _replace_tensors(state, place)
+        if tensors:
+            torch._foreach_copy_(buffers, tensors, non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return copied
 
-    def _fill(self, key: tuple[str, int], tensor: Tensor) -> Tensor:
+    def _buffer(self, key: tuple[str, int], tensor: Tensor) -> Tensor:
         buffer = self._buffers.get(key)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            pinned = tensor.is_cuda
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
             self._buffers[key] = buffer
-        buffer.copy_(tensor.detach(), non_blocking=True)
         return buffer
 
 
