@@ -4,6 +4,8 @@
     torchrun --nproc-per-node 1 benchmarks/step.py --shapes gpt_350m --dtype bf16 --compile --no-peers
                                    on a GPU, with MFU; it needs no package beyond those of a training machine
 
+With --installed-peers it takes the transformers and DeepSpeed that are there, where none can be installed.
+
 All run in processes of their own, and take turns of some steps, so that what else the machine does hits all
 alike. All are started several times, since where its memory lies makes a process up to 5 % faster or slower
 for as long as it lives. The table has the median turn of each, and the median over the turns of the ratio to
