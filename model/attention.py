@@ -67,8 +67,12 @@ class Rotary:
 
     def __init__(self, coordinates: Tensor, *, head_dim: int, theta: float) -> None:
         """coordinates: (B, L, 3), integers."""
-        axes = zip(coordinates.float().split(1, dim=-1), _pairs_per_axis(head_dim), strict=True)
-        by_axis = [axis * _frequencies(n, theta, axis.device) for axis, n in axes]
+        axes = coordinates.float().split(1, dim=-1)  # each (B, L, 1)
+        # no index of the axes: torch's compiler would have to look how long it is
+        by_axis = [
+            axis * _frequencies(num_pairs, theta, axis.device)
+            for axis, num_pairs in zip(axes, _pairs_per_axis(head_dim), strict=True)
+        ]
         angles = torch.cat(by_axis, dim=-1)  # (B, L, K/2)
         self.cos = angles.cos().unsqueeze(1)  # (B, 1, L, K/2)
         self.sin = angles.sin().unsqueeze(1)
@@ -116,6 +120,7 @@ def _pairs_per_axis(head_dim: int) -> tuple[int, int, int]:
 
 
 def _frequencies(num_pairs: int, theta: float, device: torch.device) -> Tensor:
+    """(num_pairs,) of one axis, from 1 down towards 1 / theta."""
     return theta ** (-torch.arange(num_pairs, device=device).float() / num_pairs)
 
 

@@ -99,9 +99,13 @@ class FeedForward(nn.Module):
 
 
 class GateAndUp(nn.Linear):
-    """Two products with the halves of one weight: their gradients need not be laid side by side first."""
+    """Two products with the halves of one weight: their gradients are never put together.
+
+    A module, since ZeRO-3 gathers a weight for the module that owns it alone.
+    """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(B, L, D) to gate and up, each (B, L, F)."""
         gate, up = self.weight.chunk(2)
         return F.linear(x, gate), F.linear(x, up)
 

@@ -117,7 +117,7 @@ def get_task(name: str, **settings: int) -> Task:
     known = {field.name for field in dataclasses.fields(TASKS[name])}
     for setting in settings.keys() - known:
         has = ", ".join(sorted(known)) or "none"
-        raise ConfigError(f"the task {name} has no setting {setting!r}; it has {has}")
+        raise ConfigError(f"the task {name} has no setting {setting!r} (it has {has}); leave it at None")
     return TASKS[name](**settings)
 
 

@@ -120,12 +120,17 @@ def _find(name: str) -> Any:
     return getattr(importlib.import_module(f"reelgpt.{name}"), COMMANDS[name][0])
 
 
-def parse_with_tyro(command_class: Any, name: str, args: Sequence[str]) -> Any:
-    """An instance of `command_class` from its arguments. Prints the help and exits if that was asked for."""
+def parse_with_tyro(command_class: Any, name: str, args: Sequence[str], *, takes_none: bool = False) -> Any:
+    """An instance of `command_class` from its arguments. Prints the help and exits if that was asked for.
+
+    `takes_none`: the word None unsets an option that may be left out.
+    """
     import tyro
 
     refuse_repeated(command_class, args)
-    style = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
+    style: tuple[Any, ...] = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
+    if not takes_none:
+        style = (*style, tyro.conf.DisallowNone)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -20,6 +20,7 @@ from training.recipes import get_recipe
 LABELS = {
     "parameters": "parameters",
     "tokens_per_clip": "tokens a clip",
+    "tokens_of_longest_clip": "  the longest",
     "frames_per_clip": "frames a clip",
     "steps": "steps",
     "clips_per_step": "clips a step",

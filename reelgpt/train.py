@@ -77,7 +77,7 @@ class Train:
     verify_resume: int | None = None
     """Trains nothing to keep: shows on this config and data, in scratch folders beside RUN_DIR, that N steps,
     a kill and the command repeated for N more are 2N steps. Without a number, N is 5. Exit code 1 where they
-    are not."""
+    are not. On a GPU by kernels that repeat, which the run itself takes with --engine.deterministic."""
     verify_workers: int | None = None
     """With --verify-resume: go on after the kill on that many workers; then within a tolerance."""
     verify_zero_stage: int | None = None
@@ -175,15 +175,17 @@ def with_default_half(args: Sequence[str]) -> list[str]:
 
 
 def parse_with_recipe(command: type[Any], name: str, args: Sequence[str]) -> Any:
-    """The options are those of the recipe that is named, wherever it stands among them."""
+    """The options are those of the recipe that is named, wherever it stands among them; None unsets what the
+    recipe sets."""
     if sum(word.partition("=")[0] == "--data" for word in args) > 1:
         raise UsageError("--data is given twice; name several shard sets after one --data")
     args = _recipe_first(args)
     named = bool(args) and not args[0].startswith("-")
     guess = args[0] if named else next((word for word in args if word in RECIPES), ANY_RECIPE)
-    options = main.parse_with_tyro(_with_settings(command, guess), name, args)
+    options = main.parse_with_tyro(_with_settings(command, guess), name, args, takes_none=True)
     if options.recipe != guess:
-        options = main.parse_with_tyro(_with_settings(command, options.recipe), name, args)
+        settings = _with_settings(command, options.recipe)
+        options = main.parse_with_tyro(settings, name, args, takes_none=True)
     return options
 
 

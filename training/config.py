@@ -1,6 +1,6 @@
 """What a run is: frozen, validated settings by composition. Imports nothing heavy: refusals are instant.
 
-The settings of a room lie beside it, in `*_config.py`.
+The settings of each room lie in `training.configs`.
 """
 
 import re
@@ -35,6 +35,9 @@ class RunConfig:
     num_workers: int
     min_workers: int | None = None
     """Under Ray Train: go on with fewer than num_workers, down to this, while there is no room for more."""
+    use_gpu: bool | None = None
+    """Under Ray Train: a GPU for each worker, for which a growing cluster is waited for. None: if the cluster
+    has as many when the run starts."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     threads_per_worker: int = 1

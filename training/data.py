@@ -62,6 +62,16 @@ class TrainingData:
         return max(map(sequence_length, grids))
 
     @property
+    def shares_of_lengths(self) -> dict[int, float]:
+        """Of the sequences that are learned from, by their tokens."""
+        shares: dict[int, float] = {}
+        for share, shelf in zip(self.shares, self.train, strict=True):
+            for (frames, rows, columns, *_), count in shelf.clips_by_shape().items():
+                length = sequence_length((frames, rows, columns))
+                shares[length] = shares.get(length, 0.0) + float(share) * count / shelf.num_clips
+        return shares
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the run cannot go on without; the weights of a mixture are settings of its batches."""
         fingerprints = [shard_set.manifest.fingerprint for shard_set in self.shard_sets]

@@ -115,9 +115,9 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
     """A pure function of the step, so that it can be made ahead."""
     seed, objective = run.config.seed, run.objective
     parts = batches.micro_batches(step)
-    examples = [_in_reach(objective.examples(list(p.clips), generator(seed, step, p.index))) for p in parts]
+    examples = [objective.examples(list(p.clips), generator(seed, step, p.index)) for p in parts]
     return StepInput(
-        examples=examples,
+        examples=[_pinned(each) for each in examples],
         seeds=[torch_seed(seed, step, part.index) for part in parts],
         num_targets=_total(objective.count_targets, examples),
         num_units=_total(objective.count_units, examples),
@@ -125,8 +125,8 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
     )
 
 
-def _in_reach(examples: Examples) -> Examples:
-    """Of a GPU, which takes them from locked memory while the host goes on."""
+def _pinned(examples: Examples) -> Examples:
+    """In page-locked memory where there is a GPU: copying them to it does not hold up the host."""
     if not torch.cuda.is_available():
         return examples
     return {name: tensor.pin_memory() for name, tensor in examples.items()}

@@ -160,22 +160,22 @@ class Predict:
         return GPT(self._gpt_config)
 
     def examples(self, clips: Sequence[Clip], rng: np.random.Generator | None) -> Examples:
-        """With the places (N,) of the logits of targets, found here: a GPU would have to be waited for."""
+        """`places` (N,) of the targets in the flattened (B, L - 1) logits are found here, on the host: a GPU
+        would hold it up until it has counted them."""
         batch = collate([self.task.build(clip, self.vocabulary, rng) for clip in clips])
         places = batch.is_target[:, 1:].flatten().nonzero().squeeze(1)  # (N,)
         return {
-            "tokens": batch.tokens,
-            "coordinates": batch.coordinates,
-            "inputs": self._inputs(batch.tokens, rng),
+            "inputs": self._inputs(batch.tokens, rng),  # (B, L)
+            "coordinates": batch.coordinates,  # (B, L, 3)
             "places": places,
-            "targets": batch.tokens[:, 1:].flatten()[places],
+            "targets": batch.tokens[:, 1:].flatten()[places],  # (N,)
         }
 
     def count_targets(self, examples: Examples) -> int:
         return len(examples["places"])
 
     def count_units(self, examples: Examples) -> int:
-        return int((examples["tokens"] != PAD).sum())
+        return int((examples["inputs"] != PAD).sum())
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses:
         inputs, coordinates = examples["inputs"][:, :-1], examples["coordinates"][:, :-1]

@@ -164,13 +164,16 @@ def _gpt_facts(
 ) -> dict[str, Any]:
     shape = _shape(objective, data)
     counts = count_parameters(shape)
-    num_tokens = config.steps * config.batches.global_batch * shape.context_tokens
-    flops = num_tokens * training_flops_per_token(shape, shape.context_tokens)
+    num_clips = config.steps * config.batches.global_batch
+    tokens = {length: num_clips * share * length for length, share in data.shares_of_lengths.items()}
+    num_tokens = sum(tokens.values())
+    flops = sum(count * training_flops_per_token(shape, length) for length, count in tokens.items())
     per_clip = activation_bytes(shape, shape.context_tokens, shape.context_tokens, config)
     return {
         "parameters": counts.total,
         "parameters_of_embeddings": counts.embedding,
-        "tokens_per_clip": shape.context_tokens,
+        "tokens_per_clip": num_tokens / num_clips,
+        "tokens_of_longest_clip": shape.context_tokens,
         "tokens": num_tokens,
         "tokens_per_parameter": num_tokens / counts.total,
         **_spent(config, flops, machine),

@@ -65,7 +65,7 @@ def gpt_tiny() -> RunConfig:
 def gpt_350m() -> RunConfig:
     """A GPT of 350 million parameters for clips of about 4,000 codes, on eight GPUs of 80 GB.
 
-    Heads are 128 wide: attention then takes three quarters of the time on a Hopper GPU that it takes with 64.
+    Heads are 128 wide: on a Hopper GPU attention takes a quarter less time than with 64.
     """
     return RunConfig(
         name="gpt_350m",

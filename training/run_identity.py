@@ -23,6 +23,7 @@ FREE_SETTINGS = (
     "num_workers",
     "register_as",
     "track",
+    "use_gpu",
     "watchdog.factor",
     "watchdog.floor_seconds",
     "watchdog.grace_seconds",
@@ -38,9 +39,8 @@ FREE_SETTINGS = (
     "engine.deterministic",
     "engine.zero_stage",
 )
-"""May change between two commands of one run: the steps already done do not depend on them. Another number of
-workers, ZeRO stage or choice of kernels goes on with the same clips, and with losses that differ in their
-last digits."""
+"""May change between two commands of one run: the steps already done do not depend on them, but for last
+digits: another number of workers, ZeRO stage or choice of kernels goes on with the same clips."""
 
 SCHEDULE = (
     "steps",

@@ -241,6 +241,34 @@ def test_gradients_that_overflow_at_the_smallest_scale_end_the_run_with_a_remedy
         training.steps(1, 2, 3)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_what_is_hastened_gives_what_deepspeed_gives(
+    stage: int, dtype: str, token_set: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def followed() -> tuple[Any, ...]:
+        training = Training(tiny(zero_stage=stage, dtype=dtype), token_set)
+        learnt = [(training.step(number), training.engine.metrics()) for number in (1, 2, 3)]
+        before = training.weights()
+        break_a_weight(training.engine)
+        training.step(4)
+        skips = all(torch.equal(value, before[name]) for name, value in training.weights().items())
+        return learnt, before, skips
+
+    losses, weights, skips = followed()
+    monkeypatch.setattr("training.engine.engine.hasten", lambda *_, **__: None)
+    their_losses, their_weights, they_skip = followed()
+    assert losses == their_losses
+    assert all(torch.equal(value, their_weights[name]) for name, value in weights.items())
+    assert skips
+    assert they_skip
+
+
+def break_a_weight(engine: Engine) -> None:
+    """What is computed with is no number then; what the optimizer steps is as it was."""
+    next(engine._engine.module.parameters()).data.fill_(float("nan"))
+
+
 @pytest.mark.parametrize(
     ("theirs", "named"),
     [

@@ -82,9 +82,10 @@ def test_a_fresh_gpt_knows_nothing(predict: Predict) -> None:
 def test_noise_changes_what_is_seen_and_never_what_is_predicted(predict: Predict) -> None:
     noisy = Predict(replace(TOKENS, noise_share=0.5), predict.build_model().config, VOCABULARY)
     examples = noisy.examples([codes(0)], generator(0, 1, 0))
-    assert not torch.equal(examples["inputs"], examples["tokens"])
-    assert torch.equal(examples["tokens"], predict.examples([codes(0)], generator(0, 1, 0))["tokens"])
-    assert torch.equal(noisy.examples([codes(0)], None)["inputs"], examples["tokens"])
+    plain = predict.examples([codes(0)], generator(0, 1, 0))
+    assert not torch.equal(examples["inputs"], plain["inputs"])
+    assert torch.equal(examples["targets"], plain["targets"])
+    assert torch.equal(noisy.examples([codes(0)], None)["inputs"], plain["inputs"])
 
 
 def test_padding_counts_for_nothing(predict: Predict) -> None:

@@ -85,6 +85,22 @@ def test_a_plan_adds_up(token_set: ShardSet) -> None:
     assert cramped["largest_micro_batch"] == 0
 
 
+def test_clips_of_several_grids_count_as_many_tokens_as_they_have(
+    token_set: ShardSet, two_grid_set: ShardSet
+) -> None:
+    """Sequences of 19 tokens, and of 13 and 10 clips 19 and 7, three quarters to one quarter."""
+    config = get_recipe("gpt_tiny")
+    config = replace(config, objective=replace(config.objective, task="generate", prefix_frames=None))
+    config = replace(config, batches=replace(config.batches, weights=(0.75, 0.25)))
+    data = open_data(config, [token_set.uri, two_grid_set.uri])
+    long, short = data.longest_sequence, data.longest_sequence - 3 * 4
+    facts = plan(config, data, Machine(memory_gb=1.0))
+    share = 0.25 * 10 / 23
+    assert facts["tokens"] == pytest.approx(150 * 4 * ((1 - share) * long + share * short))
+    assert facts["tokens_of_longest_clip"] == long
+    assert facts["tokens_per_clip"] == pytest.approx(facts["tokens"] / 600)
+
+
 def test_more_memory_never_makes_the_largest_micro_batch_smaller(token_set: ShardSet) -> None:
     config = replace(get_recipe("gpt_tiny"), num_workers=1)
     config = replace(config, batches=replace(config.batches, global_batch=24, micro_batch=1))
@@ -171,7 +187,7 @@ def test_a_forward_pass_keeps_what_was_planned(layers: int, hidden: int, grid: t
     learner, clips = Learner(predict), [np.zeros(grid, np.uint16)] * 2
     examples = predict.examples(clips, None)
     real = bytes_kept(learner, examples)
-    num_tokens, num_targets = examples["tokens"].shape[1], len(examples["places"]) // 2
+    num_tokens, num_targets = examples["inputs"].shape[1], len(examples["places"]) // 2
     planned = 2 * activation_bytes(predict._gpt_config, num_tokens, num_targets, config)
     assert real == pytest.approx(planned, rel=0.12)
 

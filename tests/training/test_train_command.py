@@ -36,6 +36,16 @@ def test_a_variant_may_be_called_as_another_recipe() -> None:
     assert command.config.objective == get_recipe("tokenizer_tiny").objective
 
 
+def test_none_unsets_what_a_recipe_sets() -> None:
+    places = ("--data", "d", "--run-dir", "r")
+    train = Train.parse(("gpt_tiny", *places, "--objective.task=generate", "--objective.prefix-frames=None"))
+    assert train.config is not None
+    assert isinstance(train.config.objective, PredictConfig)
+    assert train.config.objective.prefix_frames is None
+    with pytest.raises(UsageError, match=r"generate has no setting 'prefix_frames' .*leave it at None"):
+        Train.parse(("gpt_tiny", *places, "--objective.task=generate"))
+
+
 def test_an_unknown_recipe_after_its_options_is_refused() -> None:
     with pytest.raises(ConfigError, match="there is no recipe 'gpt_tinny'; did you mean 'gpt_tiny'"):
         Train.parse((*PLACES, "gpt_tinny"))
@@ -47,15 +57,16 @@ def test_a_run_that_is_not_to_be_registered_is_said_so_in_one_way(
     configs: list[RunConfig] = []
     monkeypatch.setattr("reelgpt.train.train", lambda config, **_: configs.append(config) or DONE)
     words = "train", "gpt_tiny", *PLACES
-    assert main([*words, "--no-register"]) == main([*words, "--register-as", "mine"]) == 0
-    assert [config.register_as for config in configs] == [None, "mine"]
+    for options in (["--no-register"], ["--register-as", "None"], ["--register-as", "mine"]):
+        assert main([*words, *options]) == 0
+    assert [config.register_as for config in configs] == [None, None, "mine"]
     capsys.readouterr()
-    for options in (["--register-as", "None"], ["--register-as", "mine", "--no-register"]):
+    for options in (["--register-as", "none"], ["--register-as", "mine", "--no-register"]):
         assert main([*words, *options]) == 2
         said = capsys.readouterr().err
         assert "--no-register" in said
         assert len(said.splitlines()) == 1
-    assert len(configs) == 2
+    assert len(configs) == 3
 
 
 @pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])

@@ -22,8 +22,9 @@ if glob.glob({resumed!r}):
 """
 
 
-def verify(token_set: ShardSet, run_dir: Path, *more: str) -> Any:
-    places = f"--data={token_set.uri}", f"--run-dir={run_dir}"
+def verify(data: ShardSet | tuple[ShardSet, ...], run_dir: Path, *more: str) -> Any:
+    uris = [each.uri for each in (data if isinstance(data, tuple) else (data,))]
+    places = "--data", *uris, f"--run-dir={run_dir}"
     return Train.parse((*GPT, *places, "--verify-resume", *more)).run()
 
 
@@ -113,9 +114,15 @@ def test_a_run_that_does_not_resume_exactly_is_found_not_to(
 @pytest.mark.faults
 @pytest.mark.exhaustive
 @pytest.mark.timeout(800)
-def test_on_another_topology_it_agrees_within_what_is_stated(token_set: ShardSet, tmp_path: Path) -> None:
-    outcome = verify(token_set, tmp_path / "run", "3", "--verify-workers=2", "--verify-zero-stage=3",
-                     "--launcher=auto")  # fmt: skip
+def test_on_another_topology_it_agrees_within_what_is_stated(
+    token_set: ShardSet, two_grid_set: ShardSet, tmp_path: Path
+) -> None:
+    """Of a mixture of two sets, one of which holds clips of two grids."""
+    outcome = verify(
+        (token_set, two_grid_set), tmp_path / "run", "3", "--verify-workers=2", "--verify-zero-stage=3",
+        "--launcher=auto", "--objective.task=generate", "--objective.prefix-frames=None",
+        "--batches.weights", "0.4", "0.6",
+    )  # fmt: skip
     losses, weights, samples = outcome.summary["comparisons"]
     assert outcome.exit_code == 0
     assert 0.0 <= losses["difference"] < losses["tolerance"] == 1e-4

@@ -17,8 +17,8 @@ class CheckpointsConfig:
     """On by default: written from a copy in memory while training goes on; off: without one, steps wait."""
 
     copy_to: str | None = None
-    """A second place for checkpoints, such as s3://bucket/run: another machine goes on from it. They are
-    copied while training goes on."""
+    """A second place for checkpoints, such as s3://bucket/run, of this run alone: another machine goes on
+    from it. They are copied while training goes on."""
 
     def __post_init__(self) -> None:
         check_at_least(1, every_steps=self.every_steps, keep_last=self.keep_last)

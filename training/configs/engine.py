@@ -93,8 +93,8 @@ class EngineConfig:
     compile: bool = False
     """torch.compile, where there is a compiler; where there is none, the run says so and goes on without."""
     deterministic: bool = False
-    """On a GPU, only kernels that give the same to the last bit each time: slower. --verify-resume takes them
-    by itself. Those of a CPU do so anyway."""
+    """On a GPU, take only kernels whose results repeat to the last bit, which are slower. --verify-resume
+    sets it. Those of a CPU repeat anyway."""
     deepspeed_config: str | None = None
     """Path or URI of a DeepSpeed JSON whose settings are added, or the JSON itself."""
 

@@ -29,6 +29,9 @@ __all__ = ["connect", "deepspeed", "disconnect"]
 """DeepSpeed is had from here, where its accelerator was chosen before it was imported."""
 
 HANG_TIMEOUT = timedelta(minutes=30)
+"""For a word at torch's store."""
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+"""Behind the watchdog, which knows how long a step takes and says who is missing; torch ends who waits."""
 
 
 def connect() -> Ranks:
@@ -50,7 +53,7 @@ def connect() -> Ranks:
         comm.comm.cdb.all_reduce = _leave_as_it_is
         comm.comm.cdb.barrier = _wait_for_nobody
         return Ranks()
-    group = torch.distributed.new_group(backend="gloo", timeout=HANG_TIMEOUT)
+    group = torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     return Ranks(rank=rank, world_size=world_size, group=group)
 
 
@@ -68,7 +71,7 @@ def _join() -> None:
         store, rank, world_size = meet()
         store.set_timeout(HANG_TIMEOUT)
         torch.distributed.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=HANG_TIMEOUT
+            backend, store=store, rank=rank, world_size=world_size, timeout=COLLECTIVE_TIMEOUT
         )
     else:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it

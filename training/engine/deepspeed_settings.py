@@ -89,8 +89,18 @@ def inline(config: RunConfig) -> RunConfig:
     return inlined
 
 
+def started_with(config: RunConfig, world_size: int, *, has_gpu: bool) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given: `settings_of`, and what fits the place where these are silent."""
+    settings = settings_of(config, world_size)
+    zero = settings["zero_optimization"]
+    zero.setdefault("overlap_comm", has_gpu and world_size > 1)
+    if world_size == 1 and not config.engine.offload_optimizer:
+        zero.setdefault("contiguous_gradients", False)  # a copy that serves sending, and nobody is there
+    return settings
+
+
 def settings_of(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given. Raises ConfigError where the user's JSON contradicts it."""
+    """What a run decides of DeepSpeed's. Raises ConfigError where the user's JSON contradicts it."""
     ours = _ours(config, world_size)
     given = config.engine.deepspeed_config
     read = {} if given is None else _read(given)

@@ -10,9 +10,11 @@ import torch
 
 
 def choose_kernels(*, deterministic: bool) -> None:
-    """For all that this process computes from now on; before it has computed anything on a GPU."""
-    if not torch.cuda.is_available() or deterministic == torch.are_deterministic_algorithms_enabled():
+    """For the whole process; before it has computed anything on a GPU."""
+    if not torch.cuda.is_available():
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS chooses anew each time
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if deterministic == torch.are_deterministic_algorithms_enabled():
+        return  # to ask for what is there would bring torch's compiler along
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses matrix products without it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # for debugging
     torch.use_deterministic_algorithms(deterministic)

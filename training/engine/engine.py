@@ -19,7 +19,7 @@ from training.engine import ema
 from training.engine.activations import checkpoint_blocks
 from training.engine.compilation import compile_model
 from training.engine.connection import deepspeed
-from training.engine.deepspeed_settings import settings_of
+from training.engine.deepspeed_settings import started_with
 from training.engine.ema import Ema
 from training.engine.engine_files import EngineFiles, Snapshot
 from training.engine.hastened import hasten
@@ -63,11 +63,7 @@ class Engine:
         optimizer = adamw(learner, config.optimizer)
         self._order = names_in_order(learner, optimizer)
         self._engine = _initialized(learner, optimizer, config, ranks.world_size)
-        if ranks.world_size == 1 and not self._stage:
-            self._engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
-        if self._stage in (1, 2):
-            hasten(self._engine.optimizer)
-        self._engine._copy_recovery_script = lambda _: None  # scripts beside the checkpoints, at every save
+        hasten(self._engine, stage=self._stage, world_size=ranks.world_size)
         self._files = EngineFiles(self._engine.checkpoint_engine, ranks.rank)
         self._parts = self._owned_parts()
         decay = config.optimizer.ema_decay
@@ -95,15 +91,12 @@ class Engine:
 
     def compiles_for(self, micro_batches: Sequence[Examples]) -> bool:
         """Whether the update with these takes longer than others, as it is the first of their shapes. Says so
-        once. How many targets they have matters little: torch compiles for any number at the second."""
+        once."""
         if not self._config.compile:
             return False
-        shapes = {
-            tuple(tensor.shape for tensor in examples.values() if tensor.ndim > 1)
-            for examples in micro_batches
-        }
-        are_new = not shapes <= self._known_shapes
-        self._known_shapes |= shapes
+        here = {_compiled_shapes(examples) for examples in micro_batches}
+        are_new = not here <= self._known_shapes
+        self._known_shapes |= here
         return are_new
 
     def update(
@@ -119,7 +112,7 @@ class Engine:
             group["lr"] = lr
         totals: dict[str, Tensor] = {}
         for examples, seed in zip(micro_batches, seeds, strict=True):
-            self._seed(seed)
+            _seed(self.device, seed)
             with out_of_memory_explained():
                 objective, sums = self._engine(self._move(examples))
                 # DeepSpeed averages over the ranks: their number undoes that
@@ -214,13 +207,6 @@ class Engine:
     def close(self) -> None:
         self._engine.destroy()
 
-    def _seed(self, seed: int) -> None:
-        """Without a GPU, torch would keep each seed for one, with the stack at that moment."""
-        if self.device.type == "cpu":
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
-
     def _step(self) -> None:
         try:
             self._engine.step()
@@ -237,7 +223,12 @@ class Engine:
         self._plain_norm = nn.utils.clip_grad_norm_(self._engine.module.parameters(), self._clip_norm)
 
     def _move(self, examples: Examples) -> Examples:
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in examples.items()}
+        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in examples.items()}
+        if self._config.compile:
+            for tensor in moved.values():
+                if tensor.ndim == 1:  # a list of any length: one compilation serves all
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return moved
 
     def _owned_parts(self) -> list[Part]:
         ranks = self._ranks
@@ -263,6 +254,20 @@ class Engine:
                 parameter.copy_(full)
 
 
+def _compiled_shapes(examples: Examples) -> tuple[torch.Size, ...]:
+    """Those that a compilation is made for."""
+    return tuple(tensor.shape for tensor in examples.values() if tensor.ndim > 1)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Without a GPU, `torch.manual_seed` would keep each seed for one that may come, with a stack trace: for
+    ever, and for a millisecond a step."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def _initialized(
     learner: Learner, optimizer: torch.optim.Optimizer, config: RunConfig, world_size: int
 ) -> Any:
@@ -271,7 +276,7 @@ def _initialized(
         engine, *_ = deepspeed.initialize(
             model=learner,
             optimizer=optimizer,
-            config=_settings(config, world_size),
+            config=started_with(config, world_size, has_gpu=torch.cuda.is_available()),
             dist_init_required=False,
         )
     except REFUSALS as error:
@@ -287,12 +292,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-
-
-def _settings(config: RunConfig, world_size: int) -> dict[str, Any]:
-    settings = settings_of(config, world_size)
-    zero = settings["zero_optimization"]
-    zero.setdefault("overlap_comm", torch.cuda.is_available() and world_size > 1)
-    if world_size == 1 and not config.engine.offload_optimizer:
-        zero.setdefault("contiguous_gradients", False)  # a copy that serves sending, and nobody is there
-    return settings

@@ -56,7 +56,7 @@ def _put(state: Any, file: HashedFile, path: str) -> None:
 
 
 def _leave_to_the_writing(*_: Any, **__: Any) -> None:
-    """A step would have to wait for folders."""
+    """DeepSpeed makes folders while the step stands still; `Snapshot.write` makes them instead."""
 
 
 class EngineFiles:
@@ -121,17 +121,17 @@ class HostCopies:
     @torch.no_grad()
     def copy(self, name: str, state: Any) -> Any:
         """`state` with every tensor in a buffer, valid until the next copy of that name."""
-        shared: dict[tuple[Any, ...], Tensor] = {}
-        tensors: list[Tensor] = []
+        by_place: dict[tuple[Any, ...], Tensor] = {}
         buffers: list[Tensor] = []
+        tensors: list[Tensor] = []
 
         def place(tensor: Tensor) -> Tensor:
             key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            buffer = shared.get(key)
-            if buffer is None or not tensor.numel():
-                shared[key] = buffer = self._buffer((name, len(buffers)), tensor)
-                tensors.append(tensor)
+            buffer = by_place.get(key)
+            if buffer is None or not tensor.numel():  # empty ones lie at the same address
+                by_place[key] = buffer = self._buffer((name, len(buffers)), tensor)
                 buffers.append(buffer)
+                tensors.append(tensor)
             return buffer
 
         copied = _replace_tensors(state, place)

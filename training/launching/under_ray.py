@@ -6,6 +6,7 @@ workers as there is room for.
 
 import os
 import shutil
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
@@ -49,7 +50,7 @@ def _trainer(job: Job, folder: str) -> Any:
     config = job.config
     if _is_elastic(config):
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACE_SECONDS))
-    use_gpu = cluster.num_gpus() >= (config.min_workers or config.num_workers)
+    use_gpu = _is_for_gpus(config)
     return TorchTrainer(
         _worker,  # type: ignore[arg-type]
         train_loop_config=configs.to_dict(job),
@@ -62,6 +63,18 @@ def _trainer(job: Job, folder: str) -> Any:
             worker_runtime_env={"env_vars": surroundings()},
         ),
     )
+
+
+def _is_for_gpus(config: RunConfig) -> bool:
+    if config.use_gpu is not None:
+        return config.use_gpu
+    needed, there = config.min_workers or config.num_workers, cluster.num_gpus()
+    if 0 < there < needed:
+        sys.stderr.write(
+            f"training on CPUs: the cluster has {there} GPUs and the run needs {needed}; "
+            f"--use-gpu True waits for more\n"
+        )
+    return there >= needed
 
 
 def _num_workers(config: RunConfig) -> Any:

@@ -3,8 +3,8 @@
     COPY/checkpoints/step-.../...            as in the run directory, the manifest last
     COPY/metrics.jsonl, COPY/tracking.json   as they were when the newest checkpoint came there
 
-What is uploaded is hashed on its way, and hashed again when it is fetched. What storage refuses is owed, and
-uploaded with the next checkpoint.
+What is uploaded is hashed before, and hashed again when it is fetched. What storage refuses is owed, and
+uploaded with the next checkpoint. One place is for one run: two would prune each other's.
 """
 
 import os
