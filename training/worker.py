@@ -4,7 +4,7 @@ MLflow, `metrics.jsonl` and the bundle are rank 0's; saving, measuring and drawi
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -40,7 +40,7 @@ from training.saving.verified_files import VerifiedFiles
 from training.tracking.tracked_run import Tracking
 
 
-def work(job: Job, *, preempted: Callable[[], bool] | None = None) -> dict[str, Any]:
+def work(job: Job, *, preempted: Callable[[], Collection[str]] | None = None) -> dict[str, Any]:
     """Trains to the last step and gives the run's summary, on all workers. Raises Stopped if asked to.
 
     `preempted` is the launcher's notice that machines are about to go: the state is saved, and training goes

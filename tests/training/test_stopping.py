@@ -78,24 +78,16 @@ def test_a_launchers_file_is_a_wish_to_stop_and_is_gone_with_the_launcher(tmp_pa
 
 def test_a_notice_of_preemption_is_asked_for_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking is a barrier for all workers: not at every step."""
-    asked: list[int] = []
-
-    def notice() -> bool:
-        asked.append(1)
-        return len(asked) > 1
-
+    answers = iter([(), ("a",), ("a",), ("a", "b"), ("b",)])
     monkeypatch.setattr(stopping, "ASK_SECONDS", 0.05)
-    stop = StopRequest(preempted=notice)
-    assert not stop.is_time_to_ask()
-    time.sleep(0.06)
-    assert stop.is_time_to_ask()
-    assert not stop.is_preempted()
-    assert not stop.is_time_to_ask()
-    time.sleep(0.06)
-    assert stop.is_time_to_ask()
-    assert stop.is_preempted()
-    time.sleep(0.06)
-    assert not stop.is_time_to_ask()  # it came
+    stop = StopRequest(preempted=lambda: next(answers))
+    noticed = []
+    for _ in range(5):
+        assert not stop.is_time_to_ask()
+        time.sleep(0.06)
+        assert stop.is_time_to_ask()
+        noticed.append(stop.is_preempted())
+    assert noticed == [False, True, False, True, False]  # once for each machine
     assert not stop.is_wanted()
 
 

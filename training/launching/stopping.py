@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from infra import storage
@@ -21,13 +21,15 @@ ASK_SECONDS = 5.0
 
 
 class StopRequest:
-    def __init__(self, file: str | None = None, *, preempted: Callable[[], bool] | None = None) -> None:
-        """`preempted`: whether a machine is about to be taken away, answered to all workers alike."""
+    def __init__(
+        self, file: str | None = None, *, preempted: Callable[[], Collection[str]] | None = None
+    ) -> None:
+        """`preempted`: the machines that are about to be taken away, answered to all workers alike."""
         self._file = file
         self._signal = FirstSignal(_tell)
         self._preempted = preempted
         self._last_asked = time.monotonic()
-        self._is_noticed = False
+        self._noticed: set[str] = set()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -49,15 +51,15 @@ class StopRequest:
 
     def is_time_to_ask(self) -> bool:
         """Whether this worker finds that all should ask `is_preempted`, which takes a while."""
-        if self._preempted is None or self._is_noticed:
-            return False
-        return time.monotonic() - self._last_asked > ASK_SECONDS
+        return self._preempted is not None and time.monotonic() - self._last_asked > ASK_SECONDS
 
     def is_preempted(self) -> bool:
-        """True once. All workers must ask together, once any of them found that it is time."""
+        """True once for each machine. All workers must ask together, once any found that it is time."""
         self._last_asked = time.monotonic()
-        self._is_noticed = self._preempted is not None and self._preempted()
-        return self._is_noticed
+        going = set(self._preempted() if self._preempted else ())
+        are_new = not going <= self._noticed
+        self._noticed |= going
+        return are_new
 
 
 def _tell() -> None:

@@ -88,14 +88,15 @@ def _is_elastic(config: RunConfig) -> bool:
 def _worker(settings: dict[str, Any]) -> Summary:
     from training.worker import work
 
-    return answer_of(partial(work, preempted=_is_preempted), configs.from_dict(Job, settings))
+    return answer_of(partial(work, preempted=_preempted_nodes), configs.from_dict(Job, settings))
 
 
-def _is_preempted() -> bool:
-    """Whether a node of these workers is about to go. All of them must ask together."""
+def _preempted_nodes() -> list[str]:
+    """Nodes of these workers that are about to go. All of them must ask together."""
     from ray import train as ray_train
 
-    return ray_train.get_preemption_info() is not None
+    info = ray_train.get_preemption_info()
+    return info.preempted_node_ids if info else []
 
 
 def _lost_workers(config: RunConfig, error: Exception) -> TrainingError:
