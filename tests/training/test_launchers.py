@@ -39,6 +39,27 @@ def sleep_in_step_6():
 if os.environ.get("RANK"):
     sleep_in_step_6()
 """
+SLEEPING_BESIDE_A_STEP = """
+import os
+import time
+
+
+def sleep_after_step_6():
+    import training.saver
+
+    save = training.saver.Saving.__call__
+
+    def sleepy(self, step, metrics):
+        if step == 6 and os.environ.get("RANK") == "1":
+            time.sleep(1000)
+        return save(self, step, metrics)
+
+    training.saver.Saving.__call__ = sleepy
+
+
+if os.environ.get("RANK"):
+    sleep_after_step_6()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +140,13 @@ def test_a_rank_that_stands_still_ends_the_run_and_is_named(
 
 @pytest.mark.faults
 @pytest.mark.exhaustive
-def test_a_rank_that_sleeps_inside_a_collective_is_named_from_its_stack(
-    token_set: ShardSet, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("fault", [SLEEPING_IN_A_COLLECTIVE, SLEEPING_BESIDE_A_STEP])
+def test_a_rank_that_sleeps_is_named_from_its_stack(fault: str, token_set: ShardSet, tmp_path: Path) -> None:
+    """While it saves, it is waited for longer."""
     run_dir = tmp_path / "run"
-    sleepy = runs.bare_environment(tmp_path / "site", fault=SLEEPING_IN_A_COLLECTIVE)
-    refusal = runs.run(
-        *runs.gpt(token_set, run_dir), "--launcher=torchrun", *runs.IMPATIENT, env=sleepy, code=1
-    )
+    sleepy = runs.bare_environment(tmp_path / "site", fault=fault)
+    command = (*runs.gpt(token_set, run_dir), "--launcher=torchrun", *runs.IMPATIENT)
+    refusal = runs.run(*command, "--watchdog.grace-seconds=20", env=sleepy, code=1)
     assert "rank 1 did not arrive;" in refusal["error"]
     (stacks,) = (run_dir / "hangs").glob("*/rank-00001.txt")
     assert "sleepy" in stacks.read_text()
