@@ -90,24 +90,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.gate_and_up = GateAndUp(config.model_dim, 2 * config.hidden_dim, bias=False)
+        self.gate = nn.Linear(config.model_dim, config.hidden_dim, bias=False)
+        self.up = nn.Linear(config.model_dim, config.hidden_dim, bias=False)
         self.out = nn.Linear(config.hidden_dim, config.model_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_and_up(x)  # each (B, L, F)
-        return cast(Tensor, self.out(F.silu(gate) * up))
-
-
-class GateAndUp(nn.Linear):
-    """Two products with the halves of one weight: their gradients are never put together.
-
-    A module, since ZeRO-3 gathers a weight for the module that owns it alone.
-    """
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """(B, L, D) to gate and up, each (B, L, F)."""
-        gate, up = self.weight.chunk(2)
-        return F.linear(x, gate), F.linear(x, up)
+        return cast(Tensor, self.out(F.silu(self.gate(x)) * self.up(x)))
 
 
 class TokenEmbedding(nn.Module):

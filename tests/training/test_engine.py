@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from infra.errors import ConfigError, TrainingError
+from infra.errors import CheckpointError, ConfigError, TrainingError
 from pipelines.shards import ShardSet
 from training.config import RunConfig
 from training.configs.batches import BatchesConfig
@@ -239,6 +239,33 @@ def test_gradients_that_overflow_at_the_smallest_scale_end_the_run_with_a_remedy
     training = Training(tiny(zero_stage=2, dtype="fp16", deepspeed_config=NO_LOSS_SCALE_LEFT), token_set)
     with pytest.raises(TrainingError, match=r"lower --optimizer\.peak-lr, or train in bf16"):
         training.steps(1, 2, 3)
+
+
+def test_weights_of_another_builds_model_are_refused(token_set: ShardSet, tmp_path: Path) -> None:
+    training = Training(tiny(zero_stage=2), token_set)
+    block = training.engine._engine.module.model.blocks[0]
+    block.older_name = block.__dict__["_modules"].pop("feed_forward_norm")
+    saved = save(training.engine, tmp_path, {})
+    with pytest.raises(CheckpointError, match=r"of other names .* go on with the build that wrote it"):
+        load(Training(tiny(zero_stage=2), token_set).engine, tmp_path, saved)
+
+
+def test_the_norm_of_nothing_but_padding_is_0() -> None:
+    from training.engine.connection import connect
+    from training.engine.hastened import _partitions_norm
+
+    connect()
+    padding = torch.ones(3)
+    padding._zero_padding = True  # type: ignore[attr-defined]
+    assert _partitions_norm(None, [padding], None) == 0.0
+
+
+def test_an_optimizer_of_a_jsons_own_choice_is_left_as_it_is(token_set: ShardSet) -> None:
+    """DeepSpeed has another one for bf16 with gradients that add up in fp32."""
+    in_fp32 = '{"data_types": {"grad_accum_dtype": "fp32"}}'
+    training = Training(tiny(zero_stage=1, dtype="bf16", deepspeed_config=in_fp32), token_set)
+    losses = training.steps(*range(1, 6))
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

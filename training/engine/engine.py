@@ -179,7 +179,7 @@ class Engine:
 
         It was saved by as many ranks at the same ZeRO stage. All ranks must call together.
         """
-        with self._files.read_from(files):
+        with self._files.read_from(files), _other_names_explained(f"{root}/{checkpoint.name}"):
             path, client_state = self._engine.load_checkpoint(root, tag=checkpoint.name)
         if path is None:
             raise CheckpointError(
@@ -252,6 +252,20 @@ class Engine:
             with at_home:
                 full = self._whole(parameter.shape, lying.get(name, []))
                 parameter.copy_(full)
+
+
+@contextmanager
+def _other_names_explained(place: str) -> Iterator[None]:
+    """Inside, weights that torch does not know by their names are an error of the checkpoint's."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "in loading state_dict" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{place} holds weights of other names than this build's model has; go on with the build that "
+            f"wrote it, or train anew in another --run-dir"
+        ) from None
 
 
 def _compiled_shapes(examples: Examples) -> tuple[torch.Size, ...]:

@@ -22,8 +22,8 @@ def hasten(engine: Any, *, stage: int, world_size: int) -> None:
     engine._copy_recovery_script = lambda _: None  # scripts beside the checkpoints, at every save
     if world_size == 1 and not stage:
         engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
-    if stage in (1, 2):
-        _hasten_optimizer(engine.optimizer)
+    if isinstance(engine.optimizer, deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer):
+        _hasten_optimizer(engine.optimizer)  # a DeepSpeed JSON may lead to another one at stage 1
 
 
 def _hasten_optimizer(optimizer: Any) -> None:
@@ -46,7 +46,8 @@ def _skip_search(**_: Any) -> None:
 def _partitions_norm(group: Any, gradients: list[Tensor], _: Any) -> Tensor:
     """Of the gradients of all ranks' partitions, taken in fp64 as by DeepSpeed."""
     own = [gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False)]
-    norms = torch._foreach_norm(own, 2, dtype=torch.float64)
-    total = torch.stack(norms).square().sum().float() if own else torch.zeros((), device=gradients[0].device)
+    total = torch.zeros((), device=gradients[0].device)
+    if own:  # a rank's partition may be padding alone
+        total = torch.stack(torch._foreach_norm(own, 2, dtype=torch.float64)).square().sum().float()
     deepspeed.comm.all_reduce(total, group=group)
     return total.sqrt()
