@@ -3,7 +3,7 @@
     python benchmarks/resume.py            models of four sizes; a few minutes
     python benchmarks/resume.py --quick    the two smallest, two saves each
 
-Saving: seconds that the step stands still, one worker at ZeRO 2, beside waiting for the same save, beside
+Saving: seconds that the step stands still, one worker in fp32, beside waiting for the same save, beside
 DeepSpeed's own save_checkpoint, and beside a bare torch.save of weights and optimizer state, which neither
 hashes nor waits for the disk. Resuming: seconds from `reelgpt train` to its next step, which is told apart,
 beside a process that imports torch and DeepSpeed and reads the same bytes: nothing can resume faster than
@@ -108,7 +108,7 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
     def deepspeeds(name: str) -> float:
         inner = engine._engine
         own = vars(inner.checkpoint_engine)
-        hooked = {name: own.pop(name) for name in ("save", "makedirs")}  # as DeepSpeed made it
+        hooked = {hook: own.pop(hook) for hook in ("save", "makedirs")}  # its own ones serve now
         began = time.monotonic()
         inner.save_checkpoint(folder, tag=name, save_latest=True)
         took = time.monotonic() - began
@@ -234,7 +234,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         "import and read, s": lambda row: f"{row['floor']:.2f}",
         "ratio": lambda row: f"{row['resume'] / row['floor']:.2f}",
     }
-    table = Table(title="Saving and resuming, one worker, ZeRO 2", title_justify="left")
+    table = Table(title="Saving and resuming, one worker, fp32", title_justify="left")
     for name in columns:
         table.add_column(name, justify="right")
     for row in rows:

@@ -1,10 +1,11 @@
 """How fast is a step? Ours beside a bare PyTorch loop of the same model, and beside transformers + DeepSpeed.
 
     python benchmarks/step.py      on a CPU: a tiny and a small GPT in fp32
-    torchrun --nproc-per-node 1 benchmarks/step.py --shapes gpt_350m --dtype bf16 --compile --no-peers
+    torchrun --nproc-per-node 1 benchmarks/step.py --shapes gpt_350m --dtype bf16 --compile --peers none
                                    on a GPU, with MFU; it needs no package beyond those of a training machine
 
-With --installed-peers it takes the transformers and DeepSpeed that are there, where none can be installed.
+A lone worker of ours in fp32 runs stage 0 whatever is asked for (decision 0016): there our two rows differ by
+chance alone. A user who asks for ZeRO 2 gets it of DeepSpeed.
 
 All run in processes of their own, and take turns of some steps, so that what else the machine does hits all
 alike. All are started several times, since where its memory lies makes a process up to 5 % faster or slower
@@ -48,10 +49,9 @@ def main() -> None:
     for name in options.shapes:
         shape = Shape(**SHAPES[name], dtype=options.dtype, compile=options.compile)
         names = _contenders(options)
-        peers = sys.executable if options.installed_peers else None
         os.environ["STEP_CLOCK"] = options.clock  # for the contenders
         starts = [
-            measure(names, shape, peers=peers, turns=options.turns, steps=options.steps)
+            measure(names, shape, peers=options.peers, turns=options.turns, steps=options.steps)
             for _ in range(options.starts)
         ]
         seconds = {name: [turn for start in starts for turn in start[name]] for name in names}
@@ -71,20 +71,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="of a turn")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS),
                         help="side by side they must fit a GPU's memory")  # fmt: skip
-    parser.add_argument("--no-peers", dest="peers", action="store_false", help="install and run none")
-    parser.add_argument("--installed-peers", action="store_true", help="as this Python has them")
+    parser.add_argument("--peers", choices=["pinned", "installed", "none"], default="pinned",
+                        help="in an environment of their own; as this Python has them; left out")  # fmt: skip
     return parser.parse_args()
 
 
 def _contenders(options: argparse.Namespace) -> list[str]:
-    names = [name for name in options.contenders if options.peers or "transformers" not in name]
-    return names if options.dtype == "fp32" else [name for name in names if name != NEEDS_FP32]
+    names = [name for name in options.contenders if options.peers != "none" or not _is_peer(name)]
+    names = [name for name in names if options.dtype == "fp32" or name != NEEDS_FP32]
+    return names or sys.exit("none of these contenders can run with these options")
 
 
-def measure(
-    names: list[str], shape: Shape, *, peers: str | None, turns: int, steps: int
-) -> dict[str, list[float]]:
-    """Seconds a step of every contender, one number a turn. `peers`: the Python of those not ours."""
+def _is_peer(name: str) -> bool:
+    return "transformers" in name
+
+
+def measure(names: list[str], shape: Shape, *, peers: str, turns: int, steps: int) -> dict[str, list[float]]:
+    """Seconds a step of every contender, one number a turn."""
     contenders = {name: _start(name, shape, peers) for name in names}
     try:
         for process in contenders.values():  # at once, as each may have to compile
@@ -103,14 +106,14 @@ def measure(
             process.wait()
 
 
-def _start(name: str, shape: Shape, peers: str | None) -> "subprocess.Popen[str]":
-    python = (peers or peer_python("step", *PEERS)) if "transformers" in name else sys.executable
+def _start(name: str, shape: Shape, peers: str) -> "subprocess.Popen[str]":
+    python = peer_python("step", *PEERS) if _is_peer(name) and peers == "pinned" else sys.executable
     root = str(Path(__file__).parent.parent)
     spoken = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     environment = {key: value for key, value in os.environ.items() if key not in spoken}
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    if "transformers" in name:
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    if _is_peer(name):
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"} | _alone()
     command = [python, "-W", "ignore", "-m", "benchmarks.step_contenders", name]
     return subprocess.Popen(
@@ -132,7 +135,7 @@ def _ask(process: "subprocess.Popen[str]", steps: int) -> None:
 
 
 def _answer(process: "subprocess.Popen[str]") -> float:
-    """Seconds that it took."""
+    """Waits for the turn to end; the seconds that it took."""
     assert process.stdout is not None
     answer = process.stdout.readline()
     if not answer:

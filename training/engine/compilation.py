@@ -3,10 +3,13 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from infra.errors import TrainingError
 from training.ranks import Ranks
 
 
@@ -21,6 +24,21 @@ def compile_model(model: nn.Module, ranks: Ranks) -> None:
             f"engine.compile: {found.count(False)} of {len(found)} workers have no "
             f"{' or '.join(_compilers())} on their PATH; going on without compiling\n"
         )
+
+
+@contextmanager
+def compiling_explained() -> Iterator[None]:
+    """Inside, a failure of torch's compiler is one sentence: a kill may have cut a file of its cache."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        reason = str(error).strip().partition("\n")[0]
+        raise TrainingError(
+            f"torch.compile failed ({reason}); delete its cache, {cache_dir()}, and repeat the command, or "
+            f"train with --engine.no-compile"
+        ) from None
 
 
 def _has_compiler() -> bool:

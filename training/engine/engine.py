@@ -6,23 +6,22 @@ see `training.engine.engine_files`.
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from infra.errors import CheckpointError, ConfigError, TrainingError
+from infra.errors import CheckpointError, TrainingError
 from training.config import RunConfig
 from training.engine import ema
 from training.engine.activations import checkpoint_blocks
-from training.engine.compilation import compile_model
+from training.engine.compilation import compile_model, compiling_explained
 from training.engine.connection import deepspeed
-from training.engine.deepspeed_settings import started_with
 from training.engine.ema import Ema
 from training.engine.engine_files import EngineFiles, Snapshot
 from training.engine.hastened import hasten
+from training.engine.initialized import initialized
 from training.engine.moments import begin_moments
 from training.engine.out_of_memory import out_of_memory_explained
 from training.engine.owned_weights import Part, by_name, owned_parts, shapes, whole
@@ -34,16 +33,6 @@ from training.saving.verified_files import VerifiedFiles
 
 CLIENT_STATE = "reelgpt"
 """DeepSpeed gives our state back among keys of its own: ours lies under this one."""
-
-REFUSALS = (
-    ValidationError,
-    deepspeed.DeepSpeedConfigError,
-    AssertionError,
-    ImportError,
-    TypeError,
-    ValueError,
-)
-"""How DeepSpeed answers a JSON that it cannot use: its sections differ."""
 
 
 class Engine:
@@ -62,7 +51,7 @@ class Engine:
             compile_model(learner.model, ranks)
         optimizer = adamw(learner, config.optimizer)
         self._order = names_in_order(learner, optimizer)
-        self._engine = _initialized(learner, optimizer, config, ranks.world_size)
+        self._engine = initialized(learner, optimizer, config, ranks.world_size)
         hasten(self._engine, stage=self._stage, world_size=ranks.world_size)
         self._files = EngineFiles(self._engine.checkpoint_engine, ranks.rank)
         self._parts = self._owned_parts()
@@ -113,7 +102,7 @@ class Engine:
         totals: dict[str, Tensor] = {}
         for examples, seed in zip(micro_batches, seeds, strict=True):
             _seed(self.device, seed)
-            with out_of_memory_explained():
+            with out_of_memory_explained(), self._compiling():
                 objective, sums = self._engine(self._move(examples))
                 # DeepSpeed averages over the ranks: their number undoes that
                 self._engine.backward(objective * (self._ranks.world_size / num_targets), scale_wrt_gas=False)
@@ -129,7 +118,8 @@ class Engine:
     def losses(self, examples: Examples) -> dict[str, Tensor]:
         """Summed losses of a micro-batch, without learning. Under ZeRO-3 all ranks must call together."""
         self._engine.eval()
-        _, sums = self._engine(self._move(examples))
+        with self._compiling():
+            _, sums = self._engine(self._move(examples))
         self._engine.train()
         measured: dict[str, Tensor] = sums
         return measured
@@ -222,6 +212,9 @@ class Engine:
         """Without ZeRO, DeepSpeed clips and keeps the norm to itself: so that is done here."""
         self._plain_norm = nn.utils.clip_grad_norm_(self._engine.module.parameters(), self._clip_norm)
 
+    def _compiling(self) -> AbstractContextManager[None]:
+        return compiling_explained() if self._config.compile else nullcontext()
+
     def _move(self, examples: Examples) -> Examples:
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in examples.items()}
         if self._config.compile:
@@ -280,29 +273,3 @@ def _seed(device: torch.device, seed: int) -> None:
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)
-
-
-def _initialized(
-    learner: Learner, optimizer: torch.optim.Optimizer, config: RunConfig, world_size: int
-) -> Any:
-    """DeepSpeed's engine. Raises ConfigError naming what of the user's JSON DeepSpeed refuses."""
-    try:
-        engine, *_ = deepspeed.initialize(
-            model=learner,
-            optimizer=optimizer,
-            config=started_with(config, world_size, has_gpu=torch.cuda.is_available()),
-            dist_init_required=False,
-        )
-    except REFUSALS as error:
-        if config.engine.deepspeed_config is None:
-            raise
-        raise ConfigError(
-            f"DeepSpeed refuses engine.deepspeed_config: {_reason(error)}; correct those keys"
-        ) from error
-    return engine
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
