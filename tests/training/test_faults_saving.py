@@ -153,10 +153,11 @@ def test_a_full_disk_ends_the_run_with_the_remedy_and_with_room_it_goes_on(
 def test_a_worker_whose_files_may_not_grow_ends_the_run_for_all(
     bench: Bench, tmp_path: Path, rank: int
 ) -> None:
-    """As on a disk or within a quota that only one of them has used up."""
+    """As on a disk or within a quota that only one of them has used up: once all of step 3 is written."""
     run_dir, options = tmp_path / "run", (*options_of(2), "--evaluation.keep-bundles=0")
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))"
-    group = bench.start(run_dir, *options, faults=[faults.at(Moment(rank, 5, "data"), limit)])
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))"
+    deed = f"import resource; time.sleep(3); {limit}"
+    group = bench.start(run_dir, *options, faults=[faults.at(Moment(rank, 4, "data"), deed)])
     assert group.codes() == [1, 1], group.said()
     assert "File too large; make room and repeat the command" in group.output()
     assert runs.newest_committed(run_dir) == 3
