@@ -34,7 +34,8 @@ def compiling_explained() -> Iterator[None]:
     except torch._dynamo.exc.TorchDynamoException as error:
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-        reason = str(error).strip().partition("\n")[0]
+        lines = str(error).splitlines()
+        reason = next((line for line in lines if line and not line.endswith("raised:")), lines[0])
         raise TrainingError(
             f"torch.compile failed ({reason}); delete its cache, {cache_dir()}, and repeat the command, or "
             f"train with --engine.no-compile"
