@@ -57,17 +57,16 @@ class TrainingData:
     @property
     def longest_sequence(self) -> int:
         """Tokens of the longest sequence of codes."""
-        shapes = [entry.shape for shelf in (*self.train, *self.validation) for entry in shelf.entries]
-        grids: list[Grid] = [(shape[0], shape[1], shape[2]) for shape in shapes]
-        return max(map(sequence_length, grids))
+        entries = (entry for shelf in (*self.train, *self.validation) for entry in shelf.entries)
+        return max(_num_tokens(entry.shape) for entry in entries)
 
     @property
     def shares_of_lengths(self) -> dict[int, float]:
         """Of the sequences that are learned from, by their tokens."""
         shares: dict[int, float] = {}
         for share, shelf in zip(self.shares, self.train, strict=True):
-            for (frames, rows, columns, *_), count in shelf.clips_by_shape().items():
-                length = sequence_length((frames, rows, columns))
+            for shape, count in shelf.clips_by_shape().items():
+                length = _num_tokens(shape)
                 shares[length] = shares.get(length, 0.0) + float(share) * count / shelf.num_clips
         return shares
 
@@ -80,6 +79,12 @@ class TrainingData:
             "tokenizer": self.shard_set.manifest.tokenizer_fingerprint,
             "init_from": self.init_from.fingerprint if self.init_from else None,
         }
+
+
+def _num_tokens(shape: tuple[int, ...]) -> int:
+    """Of the sequence of a clip of codes."""
+    grid: Grid = (shape[0], shape[1], shape[2])
+    return sequence_length(grid)
 
 
 def open_data(

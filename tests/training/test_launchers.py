@@ -16,50 +16,31 @@ from tests.training.faults import Bench
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
 
-SLEEPING_IN_A_COLLECTIVE = """
+SLEEPING = """
 import os
 import time
 
 
 def sleep_in_step_6():
-    import training.ranks
+    from {module} import {owner}
 
-    exchange = training.ranks.Ranks.sum
+    original = {owner}.{method}
     calls = [0]
 
-    def sleepy(self, values):
+    def sleepy(self, *args):
         calls[0] += 1
-        if calls[0] == 16 and os.environ.get("RANK") == "1":
+        if calls[0] == {call} and os.environ.get("RANK") == "1":
             time.sleep(1000)
-        return exchange(self, values)
+        return original(self, *args)
 
-    training.ranks.Ranks.sum = sleepy
+    {owner}.{method} = sleepy
 
 
 if os.environ.get("RANK"):
     sleep_in_step_6()
 """
-SLEEPING_BESIDE_A_STEP = """
-import os
-import time
-
-
-def sleep_after_step_6():
-    import training.saver
-
-    save = training.saver.Saving.__call__
-
-    def sleepy(self, step, metrics):
-        if step == 6 and os.environ.get("RANK") == "1":
-            time.sleep(1000)
-        return save(self, step, metrics)
-
-    training.saver.Saving.__call__ = sleepy
-
-
-if os.environ.get("RANK"):
-    sleep_after_step_6()
-"""
+SLEEPING_IN_A_COLLECTIVE = SLEEPING.format(module="training.ranks", owner="Ranks", method="sum", call=16)
+SLEEPING_BESIDE_A_STEP = SLEEPING.format(module="training.saver", owner="Saving", method="__call__", call=6)
 
 
 @pytest.fixture(scope="module")

@@ -218,9 +218,8 @@ class Engine:
     def _move(self, examples: Examples) -> Examples:
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in examples.items()}
         if self._config.compile:
-            for tensor in moved.values():
-                if tensor.ndim == 1:  # a list of any length: one compilation serves all
-                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            for tensor in filter(_is_list, moved.values()):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         return moved
 
     def _owned_parts(self) -> list[Part]:
@@ -263,7 +262,12 @@ def _other_names_explained(place: str) -> Iterator[None]:
 
 def _compiled_shapes(examples: Examples) -> tuple[torch.Size, ...]:
     """Those that a compilation is made for."""
-    return tuple(tensor.shape for tensor in examples.values() if tensor.ndim > 1)
+    return tuple(tensor.shape for tensor in examples.values() if not _is_list(tensor))
+
+
+def _is_list(tensor: Tensor) -> bool:
+    """Of any length: one compilation serves all."""
+    return tensor.ndim == 1
 
 
 def _seed(device: torch.device, seed: int) -> None:

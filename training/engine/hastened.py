@@ -13,9 +13,6 @@ from torch import Tensor
 
 from training.engine.connection import deepspeed
 
-REPLACED = ("check_overflow", "get_grad_norm_direct", "_update_model_bit16_weights")
-"""Methods of the optimizer of ZeRO 1 and 2."""
-
 
 def hasten(engine: Any, *, stage: int, world_size: int) -> None:
     """Replaces methods of DeepSpeed's engine, and of its optimizer, by cheaper ones with the same result."""
@@ -27,11 +24,13 @@ def hasten(engine: Any, *, stage: int, world_size: int) -> None:
 
 
 def _hasten_optimizer(optimizer: Any) -> None:
-    assert all(hasattr(optimizer, name) for name in REPLACED), "DeepSpeed's methods have other names now"
-    optimizer._update_model_bit16_weights = _keep_views
+    cheaper: dict[str, Any] = {"_update_model_bit16_weights": _keep_views}
     if optimizer.compute_grad_norm:
-        optimizer.check_overflow = _skip_search
-        optimizer.get_grad_norm_direct = partial(_partitions_norm, optimizer.dp_process_group)
+        cheaper["check_overflow"] = _skip_search
+        cheaper["get_grad_norm_direct"] = partial(_partitions_norm, optimizer.dp_process_group)
+    for name, method in cheaper.items():
+        assert hasattr(optimizer, name), f"DeepSpeed's {name} has another name now"
+        setattr(optimizer, name, method)
 
 
 def _keep_views(_: int) -> None:
