@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from model.blockwise_attention import LONGEST, causal_attention
 from model.config import GPTConfig
-from model.rms_norm import RMSNorm, is_by_hand
+from model.rms_norm import RMSNorm, is_by_hand, widened
 
 NUM_AXES = 3
 
@@ -36,25 +36,29 @@ class Attention(nn.Module):
         """(B, L, D) to (B, L, D). With a cache, x are the tokens after those that it holds."""
         split = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         heads = self.qkv(x).unflatten(-1, (sum(split), -1)).transpose(1, 2)  # (B, H + 2G, L, K)
+        by_blocks = cache is None and self._is_by_blocks(heads)
+        if by_blocks:
+            heads = widened(heads)
         q, k, v = heads.split(split, dim=1)
         q = rotary.turn(self.query_norm(q))  # (B, H, L, K)
         k = rotary.turn(self.key_norm(k))  # (B, G, L, K)
         if cache is not None:
             k, v = cache.extend(k, v)  # each (B, G, past + L, K)
-        y = self._attend(q, k, v)  # (B, H, L, K)
-        return cast(Tensor, self.out(y.transpose(1, 2).flatten(2)))
+        y = causal_attention(q, k, v) if by_blocks else self._attend(q, k, v)  # (B, H, L, K)
+        return cast(Tensor, self.out(y.transpose(1, 2).flatten(2).to(x.dtype)))
+
+    def _is_by_blocks(self, heads: Tensor) -> bool:
+        drops = self.training and self.dropout > 0
+        return 1 < heads.shape[-2] <= LONGEST and not drops and is_by_hand(heads)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         num_new, num_all = q.shape[-2], k.shape[-2]
-        dropout = self.dropout if self.training else 0.0
-        if 1 < num_new == num_all <= LONGEST and not dropout and is_by_hand(q):
-            return causal_attention(q, k, v)
         mask = None  # a single new token sees all; from an empty cache, the plain causal mask serves
         if 1 < num_new < num_all:
             mask = torch.ones(num_new, num_all, dtype=torch.bool, device=q.device).tril(num_all - num_new)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=1 < num_new == num_all, enable_gqa=True,
-            dropout_p=dropout,
+            dropout_p=self.dropout if self.training else 0.0,
         )  # fmt: skip
 
 
@@ -80,7 +84,7 @@ class Rotary:
     def turn(self, x: Tensor) -> Tensor:
         """(B, heads, L, K), the same shape back; channel i is paired with channel i + K/2."""
         if is_by_hand(x):
-            return cast(Tensor, cast(Any, _Turn).apply(x, self.cos, self.sin))
+            return cast(Tensor, cast(Any, _Turn).apply(widened(x), self.cos, self.sin)).to(x.dtype)
         first, second = x.float().chunk(2, dim=-1)
         turned = (first * self.cos - second * self.sin, first * self.sin + second * self.cos)
         return torch.cat(turned, dim=-1).to(x.dtype)

@@ -16,30 +16,40 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not is_by_hand(x):
             return super().forward(x)
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        eps = torch.finfo(torch.float32).eps if self.eps is None else self.eps  # whatever x is, as torch does
         normed: Tensor = cast(Any, _RMSNorm).apply(x, self.weight, eps)
         return normed
 
 
 def is_by_hand(x: Tensor) -> bool:
     """Elsewhere torch fuses as well or better, and its compiler better than we do."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and x.dtype != torch.float64 and not torch.compiler.is_compiling()
+
+
+def widened(x: Tensor) -> Tensor:
+    """To float32, which a CPU computes faster than what is narrower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        wide, wide_weight = widened(x), widened(weight)
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
-        normed: Tensor = x * scale
-        ctx.save_for_backward(normed, scale, weight)
-        return normed * weight
+        normed: Tensor = wide * scale
+        ctx.save_for_backward(normed, scale, wide_weight)
+        ctx.dtypes = x.dtype, weight.dtype
+        return (normed * wide_weight).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
-        product = grad * normed
+        of_x_dtype, of_weight_dtype = ctx.dtypes
+        wide = widened(grad)
+        product = wide * normed
         along = (product @ weight).div_(-normed.shape[-1]).unsqueeze(-1)  # (..., 1)
-        of_x = (grad * weight).addcmul_(normed, along).mul_(scale)
-        return of_x, product.sum(dim=tuple(range(grad.ndim - 1))), None
+        of_x = (wide * weight).addcmul_(normed, along).mul_(scale)
+        of_weight = product.sum(dim=tuple(range(grad.ndim - 1)))
+        return of_x.to(of_x_dtype), of_weight.to(of_weight_dtype), None

@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Cluster:
     """Where a driver of its own connects to (RAY_ADDRESS)."""
     second_node: int
     """Process id of the node that is not the head."""
+    add_node: Callable[[], int]
+    """Starts another one like it; gives its process id."""
 
 
 @contextlib.contextmanager
@@ -41,21 +43,26 @@ def two_node_cluster(environment: Mapping[str, str] | None = None) -> Iterator[C
     `environment`: what their workers find there besides the test's own.
     """
     with contextlib.ExitStack() as stack:
-        folders = [stack.enter_context(_short_folder()) for _ in range(2)]
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         on_nodes = dict(environment or {}) | token
         gcs, dashboard, client = free_ports(3)
         stack.enter_context(
             _node(
-                folders[0], on_nodes, "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
+                stack.enter_context(_short_folder()), on_nodes,
+                "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}",
                 f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
             )
         )  # fmt: skip
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for_nodes(address, token, 1)
-        second = stack.enter_context(_node(folders[1], on_nodes, f"--address=127.0.0.1:{gcs}"))
+
+        def add_node() -> int:
+            folder = stack.enter_context(_short_folder())
+            return stack.enter_context(_node(folder, on_nodes, f"--address=127.0.0.1:{gcs}"))
+
+        second = add_node()
         _wait_for_nodes(address, token, 2)
-        yield Cluster(address, token, f"127.0.0.1:{gcs}", second)
+        yield Cluster(address, token, f"127.0.0.1:{gcs}", second, add_node)
 
 
 @contextlib.contextmanager

@@ -94,21 +94,21 @@ class RunConfig:
             )
 
     def _check_workers(self) -> None:
-        """Any number of workers in the range may come to train: the batch must divide into each."""
+        """Any number of workers in the range may come to train."""
         least = self.num_workers if self.min_workers is None else self.min_workers
         if not 1 <= least <= self.num_workers:
             raise ConfigError(
                 f"min_workers={least} must be at least 1 and at most num_workers={self.num_workers}"
             )
         self.batches.micro_batches_per_worker(self.num_workers)
-        most = self.batches.global_batch // self.batches.micro_batch
-        legal = [size for size in range(1, most + 1) if most % size == 0]
-        if illegal := [size for size in range(least, self.num_workers) if size not in legal]:
+        may_train = self.batches.is_shared_among
+        if illegal := [size for size in range(least, self.num_workers) if not may_train(size)]:
+            legal = filter(may_train, range(1, self.batches.num_micro_batches + 1))
             raise ConfigError(
                 f"between min_workers={least} and num_workers={self.num_workers} there could be {illegal[0]} "
                 f"workers, among whom batches.global_batch={self.batches.global_batch} in micro-batches of "
-                f"{self.batches.micro_batch} cannot be shared; numbers of workers that can: "
-                f"{', '.join(map(str, legal))}"
+                f"{self.batches.micro_batch} cannot be shared evenly; numbers of workers that can: "
+                f"{', '.join(map(str, legal))}; or give --batches.allow-uneven True"
             )
 
     def is_logged(self, step: int) -> bool:

@@ -68,7 +68,7 @@ def run_steps(
 ) -> bool:
     """Trains from `progress` to the last step; False where a stop was agreed before it.
 
-    `save` is called where a machine is about to be taken away.
+    `save` is called where a machine, or the whole group for a larger one, is about to be taken away.
     """
     config, objective, ranks = run.config, run.objective, run.ranks
     steps = config.batches.steps_taken(progress.step + 1, config.steps)
@@ -79,16 +79,18 @@ def run_steps(
         for step, given in ahead:
             pace.waited(ahead.waited_seconds)
             pulse.at(step, "exchange")
-            # one exchange a step: the counts that losses are divided by, and whether anybody must stop
-            wishes = float(stop.is_wanted()), float(stop.is_time_to_ask())
+            # one exchange a step: the counts that losses are divided by, and what anybody wishes
+            wishes = stop.is_wanted(), stop.is_save_wanted(), stop.is_time_to_ask()
             counts = float(given.num_targets), float(given.num_units)
-            num_targets, num_units, num_stops, num_asks, *digest = ranks.sum(
-                [*counts, *wishes, *given.samples_digest]
+            num_targets, num_units, num_stops, num_saves, num_asks, *digest = ranks.sum(
+                [*counts, *map(float, wishes), *given.samples_digest]
             )
             if num_stops:
                 return False
-            if num_asks and stop.is_preempted():
+            if num_saves or (num_asks and stop.is_preempted()):
                 save()
+            if num_saves and ranks.is_first:
+                stop.saved()
             pulse.at(step, COMPILING if engine.compiles_for(given.examples) else "update")
             lr = config.optimizer.learning_rate(step, config.steps)
             losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=num_targets)

@@ -111,8 +111,8 @@ def activation_bytes(config: GPTConfig, num_tokens: int, num_targets: int, run: 
     What a block keeps, after arXiv 2205.05198, section 4.1: what enters its norms and products. Elements a
     token: 6 D around norms, attention and residuals, 3 times queries, keys and values (product, norm,
     rotation), 5 F in SwiGLU. With `checkpoint_activations`, D, and the inside of one block at a time. Logits
-    become what their loss keeps: one fp32 number a target and entry of the vocabulary. On a CPU, in fp32,
-    `model.blockwise_attention` keeps its weights beside that.
+    become what their loss keeps: one fp32 number a target and entry of the vocabulary. On a CPU
+    `model.blockwise_attention` keeps its weights beside that, and norms keep fp32 whatever the dtype.
     """
     width = 4 if run.engine.dtype == "fp32" else 2
     heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim

@@ -13,6 +13,7 @@ from training.going_back import GoingBack
 
 FREE_SETTINGS = (
     "name",
+    "batches.allow_uneven",
     "batches.cache_dir",
     "batches.cache_gb",
     "batches.prefetch_steps",

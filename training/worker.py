@@ -46,7 +46,7 @@ def work(job: Job, *, preempted: Callable[[], Collection[str]] | None = None) ->
     `preempted` is the launcher's notice that machines are about to go: the state is saved, and training goes
     on until they do.
     """
-    stop = StopRequest(job.stop_file, preempted=preempted)
+    stop = StopRequest(job.stop_file, save_file=job.save_file, preempted=preempted)
     torch.set_num_threads(job.config.threads_per_worker)
     choose_kernels(deterministic=job.config.engine.deterministic)
     with stop.listening(), _connected() as ranks:

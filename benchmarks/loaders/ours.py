@@ -1,6 +1,7 @@
 """reelgpt's own loader: `training.loading.batches` on a shard set of the pipelines' own writer."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from fractions import Fraction
 from typing import Any
 
@@ -61,12 +62,12 @@ class OurReader:
         self._steps = range(self._begun + 1, shelf.num_clips // request.global_batch + 1)
 
     def __iter__(self) -> Iterator[Batch]:
-        with ReadAhead(self._batches.micro_batches, self._steps, depth=2) as ahead:
+        make = self._batches.micro_batches
+        with closing(self._batches), ReadAhead(make, self._steps, depth=2) as ahead:
             for _, parts in ahead:
                 ids = np.concatenate([part.ids for part in parts])
                 codes = parts[0].clips if len(parts) == 1 else np.concatenate([p.clips for p in parts])
                 yield ids.astype(np.int64), codes
-        self._batches.close()
 
     def state(self, num_batches: int) -> Any:
         return self._begun + num_batches

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_logits_are_the_same_with_a_cache_however_the_tokens_come(
     logits = torch.cat([gpt(tokens, coordinates, cache) for tokens, coordinates in split], dim=1)
     torch.testing.assert_close(logits, gpt(batch.tokens, batch.coordinates))
     assert cache.length == 15
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_logits_are_nearly_those_of_float32(
+    gpt: GPT, dtype: torch.dtype, batch: Batch
+) -> None:
+    narrow = copy.deepcopy(gpt).to(dtype)
+    expected = gpt(batch.tokens, batch.coordinates)
+    cache = KVCache(narrow, batch_size=2, num_tokens=15)
+    for logits in (narrow(batch.tokens, batch.coordinates), narrow(batch.tokens, batch.coordinates, cache)):
+        assert logits.dtype == dtype
+        assert (logits - expected).norm() < 2e-2 * expected.norm()
 
 
 def test_only_the_distance_of_coordinates_matters(gpt: GPT, batch: Batch) -> None:

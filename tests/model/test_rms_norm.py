@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.autograd import gradcheck
 from torch.nn import functional as F
@@ -21,6 +22,22 @@ def test_the_norm_is_torchs_whatever_way_its_input_lies() -> None:
     torch.nn.init.normal_(norm.weight)
     for x in (torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8).transpose(1, 2)):
         torch.testing.assert_close(norm(x), F.rms_norm(x, (8,), norm.weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_torchs_too_where_nearly_all_is_zero(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = (1e-3 * torch.randn(64, 32)).to(dtype).requires_grad_()
+    weight, grad = torch.randn(32).to(dtype).requires_grad_(), torch.randn(64, 32).to(dtype)
+    norm = RMSNorm(32)
+    norm.weight = torch.nn.Parameter(weight.detach().clone())
+    ours, theirs = norm(x), F.rms_norm(x, (32,), weight)
+    torch.testing.assert_close(ours, theirs)
+    of_ours = torch.autograd.grad(ours, (x, norm.weight), grad)
+    of_theirs = torch.autograd.grad(theirs, (x, weight), grad)
+    for one, other in zip(of_ours, of_theirs, strict=True):
+        assert one.dtype == dtype
+        assert (one - other).norm() < 2e-2 * other.norm()
 
 
 def test_both_ways_to_turn_are_one() -> None:

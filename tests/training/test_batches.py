@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 
@@ -24,15 +25,24 @@ def shelf(shard_set: ShardSet) -> Shelf:
     return Shelf(shard_set, tuple(shard_set.shards("train")))
 
 
-def batches(*shard_sets: ShardSet, rank: int = 0, world_size: int = 1) -> Batches:
+UNEVEN = replace(CONFIG, allow_uneven=True)
+
+
+def batches(
+    *shard_sets: ShardSet, rank: int = 0, world_size: int = 1, config: BatchesConfig = CONFIG
+) -> Batches:
     shares = [Fraction(1)] if len(shard_sets) == 1 else [Fraction("0.3"), Fraction("0.7")]
     shelves = [shelf(shard_set) for shard_set in shard_sets]
-    return Batches(shelves, shares, CONFIG, seed=0, rank=rank, world_size=world_size)
+    return Batches(shelves, shares, config, seed=0, rank=rank, world_size=world_size)
 
 
-def ids_of_step(shard_sets: list[ShardSet], step: int, world_size: int = 1) -> list[tuple[str, ...]]:
+def ids_of_step(
+    shard_sets: list[ShardSet], step: int, world_size: int = 1, config: BatchesConfig = CONFIG
+) -> list[tuple[str, ...]]:
     """Clip ids of each micro-batch of a step, by its index, whichever rank has it."""
-    ranks = [batches(*shard_sets, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [
+        batches(*shard_sets, rank=rank, world_size=world_size, config=config) for rank in range(world_size)
+    ]
     parts = {part.index: part.clip_ids for rank in ranks for part in rank.micro_batches(step)}
     return [parts[index] for index in sorted(parts)]
 
@@ -43,6 +53,12 @@ def test_what_a_step_takes_does_not_depend_on_the_world_size(
 ) -> None:
     for step in (1, 2, 7):
         assert ids_of_step(shard_sets, step, world_size) == ids_of_step(shard_sets, step)
+
+
+@pytest.mark.parametrize("world_size", [4, 5])
+def test_nor_where_the_shares_are_uneven(shard_sets: list[ShardSet], world_size: int) -> None:
+    for step in (1, 2, 7):
+        assert ids_of_step(shard_sets, step, world_size, UNEVEN) == ids_of_step(shard_sets, step)
 
 
 def test_resuming_at_a_step_continues_the_same_sequence(shard_sets: list[ShardSet]) -> None:

@@ -31,6 +31,25 @@ def test_a_global_batch_that_does_not_divide_is_refused_with_the_legal_sizes() -
         BatchesConfig(global_batch=12, micro_batch=4).micro_batches_per_worker(2)
 
 
+def test_uneven_shares_are_taken_where_they_are_allowed() -> None:
+    uneven = BatchesConfig(global_batch=12, micro_batch=2, allow_uneven=True)
+    assert [uneven.micro_batches_per_worker(world_size) for world_size in (1, 3, 4, 5, 6)] == [6, 2, 2, 2, 1]
+    with pytest.raises(ConfigError, match="does not divide into 7 workers"):
+        uneven.micro_batches_per_worker(7)
+    with pytest.raises(ConfigError, match=r"8 or 16; or give --batches\.allow-uneven True$"):
+        replace(uneven, allow_uneven=False).micro_batches_per_worker(4)
+    with pytest.raises(ConfigError, match=r"10 or 15$"):
+        replace(uneven, micro_batch=5, allow_uneven=False).micro_batches_per_worker(1)
+
+
+def test_any_number_of_workers_may_be_left_where_shares_may_be_uneven() -> None:
+    config = get_recipe("gpt_tiny")
+    batches = replace(config.batches, global_batch=16, micro_batch=2)
+    with pytest.raises(ConfigError, match=r"could be 3 workers.*: 1, 2, 4, 8; or give --batches\.allow"):
+        replace(config, batches=batches, num_workers=8, min_workers=2)
+    replace(config, batches=replace(batches, allow_uneven=True), num_workers=8, min_workers=2)
+
+
 def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share() -> None:
     config = OptimizerConfig(peak_lr=1e-2, warmup_steps=10, final_lr_share=0.1)
     rates = [config.learning_rate(step, steps=50) for step in range(1, 51)]

@@ -1,4 +1,4 @@
-"""What a run under Ray Train outlives: a node that goes, one that is announced to go, a worker that hangs."""
+"""What a run under Ray Train outlives: a node that goes, comes or is to go, and a worker that hangs."""
 
 import os
 import re
@@ -26,11 +26,13 @@ Digests = dict[int, float]
 """Of the clips that a run has seen by each logged step."""
 STEPS = 90
 FEW_STEPS = 30
+MANY_STEPS = 300
 LONG, SHORT = (
     (f"--steps={steps}", "--checkpoints.every-steps=5", f"--evaluation.every-steps={steps}")
     for steps in (STEPS, FEW_STEPS)
 )
 SLOW_STEPS = """
+import os
 import sys
 import time
 
@@ -41,7 +43,7 @@ def sleep_in_each_step():
     exchange = training.ranks.Ranks.sum
 
     def slow(self, values):
-        time.sleep(0.1)
+        time.sleep(0.5 if os.path.exists(os.path.join(os.path.dirname(__file__), "slower")) else 0.1)
         return exchange(self, values)
 
     training.ranks.Ranks.sum = slow
@@ -139,6 +141,29 @@ def test_where_a_node_is_announced_to_go_the_state_is_saved_before_it_does(
     assert summary["resumed_from"] == saved
     assert summary["workers"] == 1
     assert digests(run_dir) == undisturbed
+
+
+def test_where_a_node_comes_the_run_saves_its_state_and_goes_on_with_more_workers(
+    cluster: Cluster, place: dict[str, str], token_set: ShardSet, tmp_path: Path
+) -> None:
+    """No checkpoint is due before the last step. Ray Train looks for room once a minute."""
+    (tmp_path / "slower").touch()
+    kill_node(cluster.second_node)
+    steps = f"--steps={MANY_STEPS}", f"--checkpoints.every-steps={MANY_STEPS}"
+    options = *steps, f"--evaluation.every-steps={MANY_STEPS}"
+    run_dir = tmp_path / "run"
+    process = runs.start(*runs.gpt(token_set, run_dir), *options, *ELASTIC, env=place)
+    runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
+    cluster.add_node()
+    runs.wait_until(lambda: runs.newest_committed(run_dir) > 0, process)
+    saved = runs.newest_committed(run_dir)
+    (tmp_path / "slower").unlink()
+    summary = runs.finish(process)
+    assert 0 < summary["resumed_from"] == saved < MANY_STEPS
+    assert summary["workers"] == 2
+    assert not list(run_dir.glob("save-*"))
+    runs.run(*runs.gpt(token_set, tmp_path / "alone"), *options, "--num-workers=1", env=place)
+    assert digests(run_dir) == digests(tmp_path / "alone")
 
 
 def test_a_worker_that_stands_still_ends_the_run_and_is_named(

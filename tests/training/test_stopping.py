@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from training.launching import stopping
-from training.launching.stopping import StopRequest, stop_file
+from training.launching.stopping import StopRequest, wish
 
 HEARS_SIGNALS = """
 import os, signal, sys, time
@@ -70,7 +70,7 @@ def test_a_launchers_file_is_a_wish_to_stop_and_is_gone_with_the_launcher(tmp_pa
     stop = StopRequest(path)
     assert not stop.is_wanted()
     assert not stop.is_heard_here
-    with stop_file(path):
+    with wish(path):
         Path(path).touch()
         assert stop.is_wanted()
     assert not os.path.exists(path)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infra.configs import check_at_least
 from infra.errors import ConfigError
@@ -16,6 +16,9 @@ class BatchesConfig:
     """Clips a step, over all workers and accumulated micro-batches."""
     micro_batch: int
     """Clips in one forward pass of one worker, all of one grid."""
+    allow_uneven: bool = False
+    """Let workers train among whom a step's micro-batches cannot be shared evenly, as 7 that are left of 8:
+    those with fewer do one again that counts for nothing, and wait no shorter. The clips stay the same."""
     window_groups: int = 32
     """Row groups whose rows are shuffled among each other: a batch comes from so many places. Memory is
     needed for two such windows of each grid of each shard set, and a row group is about a MiB."""
@@ -69,17 +72,36 @@ class BatchesConfig:
         """Once `step` is done."""
         return (step - len(skipped_until(step, self.skip_steps))) * self.global_batch
 
+    @property
+    def num_micro_batches(self) -> int:
+        """Of a step, over all workers."""
+        return self.global_batch // self.micro_batch
+
     def micro_batches_per_worker(self, world_size: int) -> int:
-        """Micro-batches that each worker accumulates in a step. Raises ConfigError naming legal sizes."""
+        """Micro-batches that each worker accumulates in a step, or where they are shared unevenly, the most
+        that one does. Raises ConfigError naming legal sizes."""
         unit = self.micro_batch * world_size
-        if self.global_batch % unit:
+        if not self.is_shared_among(world_size):
             below = self.global_batch // unit * unit
             legal = f"{below} or {below + unit}" if below else f"{unit}"
             raise ConfigError(
                 f"batches.global_batch={self.global_batch} does not divide into {world_size} workers x "
                 f"micro-batches of {self.micro_batch} clips; the nearest sizes that do: {legal}"
+                + self._remedy(world_size)
             )
-        return self.global_batch // unit
+        return -(-self.num_micro_batches // world_size)
+
+    def is_shared_among(self, world_size: int) -> bool:
+        """Whether so many workers may train."""
+        if self.allow_uneven:
+            return self.global_batch % self.micro_batch == 0 and world_size <= self.num_micro_batches
+        return self.global_batch % (self.micro_batch * world_size) == 0
+
+    def _remedy(self, world_size: int) -> str:
+        """Of one that needs no other size, where there is one."""
+        if not replace(self, allow_uneven=True).is_shared_among(world_size):
+            return ""
+        return "; or give --batches.allow-uneven True"
 
 
 def skipped_until(step: int, skip_steps: Sequence[str]) -> set[int]:

@@ -42,6 +42,7 @@ class Engine:
         self._ranks = ranks
         self._config = config.engine
         self._stage = config.engine.stage_among(ranks.world_size)
+        self._accumulated = config.batches.micro_batches_per_worker(ranks.world_size)
         self._clip_norm = config.optimizer.clip_norm
         self._plain_norm = torch.zeros(())
         self._known_shapes: set[tuple[torch.Size, ...]] = set()
@@ -95,21 +96,26 @@ class Engine:
 
         Each objective is a sum over targets and `num_targets` counts those of the whole step, over all ranks,
         so that every target weighs the same wherever it lies. `seeds` set the chance inside the model, per
-        micro-batch.
+        micro-batch. Where other ranks have one more, the first is done again, and counts for nothing: what
+        ZeRO sends needs all of them.
         """
+        # DeepSpeed averages over the ranks: their number undoes that
+        weight = self._ranks.world_size / num_targets
+        counted = [(examples, seed, weight) for examples, seed in zip(micro_batches, seeds, strict=True)]
+        idle = [(micro_batches[0], seeds[0], 0.0)] * (self._accumulated - len(counted))
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         totals: dict[str, Tensor] = {}
-        for examples, seed in zip(micro_batches, seeds, strict=True):
+        for examples, seed, share in [*counted, *idle]:
             _seed(self.device, seed)
             with out_of_memory_explained(), self._compiling():
                 objective, sums = self._engine(self._move(examples))
-                # DeepSpeed averages over the ranks: their number undoes that
-                self._engine.backward(objective * (self._ranks.world_size / num_targets), scale_wrt_gas=False)
+                self._engine.backward(objective * share, scale_wrt_gas=False)
                 if not self._stage and self._engine.is_gradient_accumulation_boundary():
                     self._clip()
                 self._step()
-            totals = {name: value + totals.get(name, 0.0) for name, value in sums.items()}
+            if share:
+                totals = {name: value + totals.get(name, 0.0) for name, value in sums.items()}
         if self._ema is not None:
             self._ema.update(self._parts)
         return totals

@@ -1,8 +1,8 @@
 """A wish to stop, heard by one worker and agreed by all at a step boundary.
 
 It comes as one of the signals of `infra.signals`, or, where a launcher stands between the signal and the
-workers, as a file. A notice that a machine will be taken away is heard here too, but stops nothing: a
-launcher goes on without it.
+workers, as a file. What has the state saved and stops nothing is heard here too: a notice that a machine will
+be taken away, without which a launcher goes on; and its wish, as a file, before it starts more workers.
 """
 
 import ctypes
@@ -22,10 +22,15 @@ ASK_SECONDS = 5.0
 
 class StopRequest:
     def __init__(
-        self, file: str | None = None, *, preempted: Callable[[], Collection[str]] | None = None
+        self,
+        file: str | None = None,
+        *,
+        save_file: str | None = None,
+        preempted: Callable[[], Collection[str]] | None = None,
     ) -> None:
         """`preempted`: the machines that are about to be taken away, answered to all workers alike."""
         self._file = file
+        self._save_file = save_file
         self._signal = FirstSignal(_tell)
         self._preempted = preempted
         self._last_asked = time.monotonic()
@@ -33,9 +38,13 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, signals ask for a stop; a second one exits at once. Only the main thread hears them."""
-        with heard_by(self._signal.hear):
-            yield
+        """Inside, signals ask for a stop; a second one exits at once. Only the main thread hears them.
+        Outside, nobody waits for a save any more."""
+        try:
+            with heard_by(self._signal.hear):
+                yield
+        finally:
+            self.saved()
 
     def ask(self) -> None:
         """As if a signal had come."""
@@ -43,6 +52,14 @@ class StopRequest:
 
     def is_wanted(self) -> bool:
         return self._signal.has_come or (self._file is not None and os.path.exists(self._file))
+
+    def is_save_wanted(self) -> bool:
+        return self._save_file is not None and os.path.exists(self._save_file)
+
+    def saved(self) -> None:
+        """Tells who wanted it."""
+        if self._save_file is not None:
+            storage.delete(self._save_file)
 
     @property
     def is_heard_here(self) -> bool:
@@ -72,8 +89,8 @@ def die_with_parent() -> None:
 
 
 @contextmanager
-def stop_file(path: str | None) -> Iterator[None]:
-    """A launcher's file, gone once the block is left."""
+def wish(path: str | None) -> Iterator[None]:
+    """A launcher's file, for what it may want; gone once the block is left."""
     try:
         yield
     finally:

@@ -1,13 +1,15 @@
-"""A run under Ray Train, on this machine or on the cluster of RAY_ADDRESS. The one door to Ray Train.
+"""A run under Ray Train, on this machine or on the cluster of RAY_ADDRESS. The one door to Ray Train, but for
+what is told to its controller: see `growing`.
 
 A lost worker or node restarts the group from the newest whole checkpoint; with `min_workers`, with as many
-workers as there is room for.
+workers as there is room for. Where there is room for more, the group saves its state and starts anew.
 """
 
 import os
 import shutil
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +18,7 @@ from infra.errors import TrainingError
 from training.config import RunConfig
 from training.launching.answers import Summary, answer_of, summary_of, surroundings
 from training.launching.job import Job
-from training.launching.stopping import StopRequest, stop_file
+from training.launching.stopping import StopRequest, wish
 
 POLL_SECONDS = 0.2
 PLACE_SECONDS = 20
@@ -30,9 +32,11 @@ def under_ray(job: Job) -> Summary:
     from ray.train import TrainingFailedError
 
     folder = f"ray-{job.attempt}"
+    if _is_elastic(job.config):
+        job = replace(job, save_file=storage.join(job.run_dir, f"save-{job.attempt}"))
     with cluster.connected(num_cpus=max(os.cpu_count() or 1, job.config.num_workers)):
         trainer = _trainer(job, folder)
-        with stop_file(job.stop_file), ThreadPoolExecutor(1) as pool:
+        with wish(job.stop_file), wish(job.save_file), ThreadPoolExecutor(1) as pool:
             try:
                 result = _wait_for(pool.submit(trainer.fit), job)
             except TrainingFailedError as error:
@@ -60,9 +64,18 @@ def _trainer(job: Job, folder: str) -> Any:
             name=folder,
             storage_path=job.run_dir,
             failure_config=ray_train.FailureConfig(max_failures=config.max_failures),
+            callbacks=_callbacks(job),
             worker_runtime_env={"env_vars": surroundings()},
         ),
     )
+
+
+def _callbacks(job: Job) -> list[Any]:
+    if job.save_file is None:
+        return []
+    from training.launching.growing import SavedFirst
+
+    return [SavedFirst(job.save_file)]
 
 
 def _is_for_gpus(config: RunConfig) -> bool:

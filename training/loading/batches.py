@@ -54,7 +54,7 @@ class Batches:
         self._config = config
         self._rank = rank
         self._world_size = world_size
-        self._accumulated = config.micro_batches_per_worker(world_size)
+        config.micro_batches_per_worker(world_size)  # refuses
         stocks = [Stock(shelf.clips_by_shape(), share) for shelf, share in zip(shelves, shares, strict=True)]
         self._sequence = MicroBatches(stocks, micro_batch=config.micro_batch, seed=seed)
         self._readers = ThreadPoolExecutor(config.reader_threads, thread_name_prefix="reader")
@@ -72,7 +72,7 @@ class Batches:
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """This rank's share of step 1, 2, ...; with the clips' ids."""
-        indices = range(self._rank, self._accumulated * self._world_size, self._world_size)
+        indices = range(self._rank, self._config.num_micro_batches, self._world_size)
         return [self._read(step, index) for index in indices]
 
     def close(self) -> None:
@@ -90,8 +90,7 @@ class Batches:
             )
 
     def _read(self, step: int, index: int) -> MicroBatch:
-        per_step = self._accumulated * self._world_size
-        shape, pieces = self._sequence.find((step - 1) * per_step + index)
+        shape, pieces = self._sequence.find((step - 1) * self._config.num_micro_batches + index)
         read = [self._streams[piece.stock, shape].read(piece.first, len(piece.rows)) for piece in pieces]
         if len(read) == 1:
             return MicroBatch(index, read[0].ids, read[0].arrays)
