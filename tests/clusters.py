@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on loopback, for tests that submit jobs."""
+"""Real Ray clusters of one or two nodes on loopback."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,7 @@ from tests.ports import free_ports
 
 START_SECONDS = 60.0
 OBJECT_STORE_BYTES = 150_000_000
+NO_PROCESS = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,10 @@ class Cluster:
     """What a client needs in its environment: the token."""
     gcs_address: str
     """Where a driver of its own connects to (RAY_ADDRESS)."""
-    second_node: int
-    """Process id of the node that is not the head."""
     add_node: Callable[[], int]
-    """Starts another one like it; gives its process id."""
+    """Starts another one and waits for it; gives its process id."""
+    second_node: int = NO_PROCESS
+    """Process id of the node that is not the head."""
 
 
 @contextlib.contextmanager
@@ -42,6 +43,13 @@ def two_node_cluster(environment: Mapping[str, str] | None = None) -> Iterator[C
 
     `environment`: what their workers find there besides the test's own.
     """
+    with one_node_cluster(environment) as cluster:
+        yield replace(cluster, second_node=cluster.add_node())
+
+
+@contextlib.contextmanager
+def one_node_cluster(environment: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """The head of such a one."""
     with contextlib.ExitStack() as stack:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
         on_nodes = dict(environment or {}) | token
@@ -55,14 +63,15 @@ def two_node_cluster(environment: Mapping[str, str] | None = None) -> Iterator[C
         )  # fmt: skip
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for_nodes(address, token, 1)
+        added = []
 
         def add_node() -> int:
             folder = stack.enter_context(_short_folder())
-            return stack.enter_context(_node(folder, on_nodes, f"--address=127.0.0.1:{gcs}"))
+            added.append(stack.enter_context(_node(folder, on_nodes, f"--address=127.0.0.1:{gcs}")))
+            _wait_for_nodes(address, token, 1 + len(added))
+            return added[-1]
 
-        second = add_node()
-        _wait_for_nodes(address, token, 2)
-        yield Cluster(address, token, f"127.0.0.1:{gcs}", second, add_node)
+        yield Cluster(address, token, f"127.0.0.1:{gcs}", add_node)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ class RunConfig:
                 f"between min_workers={least} and num_workers={self.num_workers} there could be {illegal[0]} "
                 f"workers, among whom batches.global_batch={self.batches.global_batch} in micro-batches of "
                 f"{self.batches.micro_batch} cannot be shared evenly; numbers of workers that can: "
-                f"{', '.join(map(str, legal))}; or give --batches.allow-uneven True"
+                f"{', '.join(map(str, legal))}; or give --batches.allow-uneven"
             )
 
     def is_logged(self, step: int) -> bool:

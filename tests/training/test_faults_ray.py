@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipelines.shards import ShardSet
-from tests.clusters import Cluster, kill_node, two_node_cluster
+from tests.clusters import Cluster, kill_node, one_node_cluster, two_node_cluster
 from tests.training import runs
 
 pytestmark = [
@@ -26,7 +26,7 @@ Digests = dict[int, float]
 """Of the clips that a run has seen by each logged step."""
 STEPS = 90
 FEW_STEPS = 30
-MANY_STEPS = 300
+MANY_STEPS = 200
 LONG, SHORT = (
     (f"--steps={steps}", "--checkpoints.every-steps=5", f"--evaluation.every-steps={steps}")
     for steps in (STEPS, FEW_STEPS)
@@ -67,6 +67,10 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def place(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
     """Where the command finds the cluster, and MLflow."""
+    return place_of(cluster, tmp_path)
+
+
+def place_of(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
     found = {"RAY_ADDRESS": cluster.gcs_address, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     return os.environ | cluster.environment | found
 
@@ -144,11 +148,16 @@ def test_where_a_node_is_announced_to_go_the_state_is_saved_before_it_does(
 
 
 def test_where_a_node_comes_the_run_saves_its_state_and_goes_on_with_more_workers(
-    cluster: Cluster, place: dict[str, str], token_set: ShardSet, tmp_path: Path
+    token_set: ShardSet, tmp_path: Path
 ) -> None:
     """No checkpoint is due before the last step. Ray Train looks for room once a minute."""
-    (tmp_path / "slower").touch()
-    kill_node(cluster.second_node)
+    for name, content in {"sitecustomize.py": SLOW_STEPS, "slower": ""}.items():
+        (tmp_path / name).write_text(content)
+    with one_node_cluster({"PYTHONPATH": str(tmp_path)}) as cluster:
+        grow(cluster, place_of(cluster, tmp_path), token_set, tmp_path)
+
+
+def grow(cluster: Cluster, place: dict[str, str], token_set: ShardSet, tmp_path: Path) -> None:
     steps = f"--steps={MANY_STEPS}", f"--checkpoints.every-steps={MANY_STEPS}"
     options = *steps, f"--evaluation.every-steps={MANY_STEPS}"
     run_dir = tmp_path / "run"

@@ -101,7 +101,7 @@ class BatchesConfig:
         """Of one that needs no other size, where there is one."""
         if not replace(self, allow_uneven=True).is_shared_among(world_size):
             return ""
-        return "; or give --batches.allow-uneven True"
+        return "; or give --batches.allow-uneven"
 
 
 def skipped_until(step: int, skip_steps: Sequence[str]) -> set[int]:
