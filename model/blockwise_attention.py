@@ -29,7 +29,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     by_group = q.unflatten(1, (-1, group)).transpose(2, 3)  # (B, G, L, R, K)
     queries = by_group.reshape(-1, length * group, width)  # (M, L x R, K)
     keys, values = (x.reshape(-1, length, width) for x in (k, v))  # (M, L, K)
-    y = cast(Tensor, cast(Any, _CausalAttention).apply(queries, keys, values))  # (M, L x R, K)
+    with torch.autocast("cpu", enabled=False):
+        y = cast(Tensor, cast(Any, _CausalAttention).apply(queries, keys, values))  # (M, L x R, K)
     return y.view(by_group.shape).transpose(1, 2).flatten(2, 3).transpose(1, 2)
 
 

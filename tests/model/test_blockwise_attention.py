@@ -37,6 +37,15 @@ def test_scores_of_any_size_give_finite_weights() -> None:
     )
 
 
+def test_autocast_changes_nothing() -> None:
+    heads = random_heads(4, 2, N + 3)
+    expected = torch.autograd.grad(causal_attention(*heads).square().sum(), heads)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = causal_attention(*heads).square().sum()
+    for found, wanted in zip(torch.autograd.grad(loss, heads), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
 def test_the_same_numbers_come_out_again_to_the_last_bit() -> None:
     heads = random_heads(4, 2, 3 * N - 5)
     once, again = (torch.autograd.grad(causal_attention(*heads).square().sum(), heads) for _ in range(2))
