@@ -22,12 +22,13 @@ class RMSNorm(nn.RMSNorm):
 
 
 def is_by_hand(x: Tensor) -> bool:
-    """Elsewhere torch fuses as well or better, and its compiler better than we do."""
+    """Elsewhere torch fuses as well or better, and its compiler better than we do; float64 is for checking
+    what is by hand."""
     return x.device.type == "cpu" and x.dtype != torch.float64 and not torch.compiler.is_compiling()
 
 
 def widened(x: Tensor) -> Tensor:
-    """To float32, which a CPU computes faster than what is narrower."""
+    """To float32 at least, which a CPU computes faster than what is narrower."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

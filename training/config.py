@@ -100,7 +100,7 @@ class RunConfig:
             raise ConfigError(
                 f"min_workers={least} must be at least 1 and at most num_workers={self.num_workers}"
             )
-        self.batches.micro_batches_per_worker(self.num_workers)
+        self.batches.require_shared_among(self.num_workers)
         may_train = self.batches.is_shared_among
         if illegal := [size for size in range(least, self.num_workers) if not may_train(size)]:
             legal = filter(may_train, range(1, self.batches.num_micro_batches + 1))

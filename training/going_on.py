@@ -27,7 +27,7 @@ from training.saving import manifest
 from training.saving.manifest import Checkpoint, Damage
 from training.starting_model import STARTED_FROM, Start
 
-LEFT_BEHIND = ("ray-*", "stop-*")
+LEFT_BEHIND = ("ray-*", "save-*", "stop-*")
 """What a command that was killed leaves in the directory."""
 
 RESUME = ("auto", "must", "never")

@@ -12,7 +12,7 @@ from torch import Tensor
 from infra.errors import TrainingError
 from training.engine.engine import Engine
 from training.launching.stopping import StopRequest
-from training.launching.watchdog import COMPILING, Pulse
+from training.launching.watchdog import COMPILING, SAVING, Pulse
 from training.loading.batches import Batches
 from training.loading.read_ahead import ReadAhead
 from training.loading.samples_digest import chained, digest_halves
@@ -80,7 +80,7 @@ def run_steps(
             pace.waited(ahead.waited_seconds)
             pulse.at(step, "exchange")
             # one exchange a step: the counts that losses are divided by, and what anybody wishes
-            wishes = stop.is_wanted(), stop.is_save_wanted(), stop.is_time_to_ask()
+            wishes = stop.is_wanted(), ranks.is_first and stop.is_save_wanted(), stop.is_time_to_ask()
             counts = float(given.num_targets), float(given.num_units)
             num_targets, num_units, num_stops, num_saves, num_asks, *digest = ranks.sum(
                 [*counts, *map(float, wishes), *given.samples_digest]
@@ -88,9 +88,10 @@ def run_steps(
             if num_stops:
                 return False
             if num_saves or (num_asks and stop.is_preempted()):
+                pulse.at(step, SAVING)
                 save()
-            if num_saves and ranks.is_first:
-                stop.saved()
+                if ranks.is_first:  # who commits
+                    stop.tell_saved()
             pulse.at(step, COMPILING if engine.compiles_for(given.examples) else "update")
             lr = config.optimizer.learning_rate(step, config.steps)
             losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=num_targets)

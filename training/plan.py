@@ -112,7 +112,7 @@ def activation_bytes(config: GPTConfig, num_tokens: int, num_targets: int, run: 
     token: 6 D around norms, attention and residuals, 3 times queries, keys and values (product, norm,
     rotation), 5 F in SwiGLU. With `checkpoint_activations`, D, and the inside of one block at a time. Logits
     become what their loss keeps: one fp32 number a target and entry of the vocabulary. On a CPU
-    `model.blockwise_attention` keeps its weights beside that, and norms keep fp32 whatever the dtype.
+    `model.blockwise_attention` keeps its weights beside that, and it and norms keep fp32 whatever the dtype.
     """
     width = 4 if run.engine.dtype == "fp32" else 2
     heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
@@ -182,8 +182,13 @@ def _gpt_facts(
     }
 
 
+def _workers_at_work(config: RunConfig) -> float:
+    """Where shares are uneven, some do now and then what counts for nothing."""
+    return config.batches.num_micro_batches / config.batches.micro_batches_per_worker(config.num_workers)
+
+
 def _spent(config: RunConfig, flops: float, machine: Machine) -> dict[str, float]:
-    per_second = config.num_workers * machine.peak_tflops * 1e12 * machine.mfu
+    per_second = _workers_at_work(config) * machine.peak_tflops * 1e12 * machine.mfu
     return {"exaflops": flops / 1e18, "hours": flops / per_second / 3600}
 
 
@@ -259,8 +264,10 @@ def _states(config: RunConfig, engine: EngineConfig, num_parameters: int) -> Sta
 
 def _largest_micro_batch(config: RunConfig, fitting: int) -> int:
     """Of those that the global batch divides into; 0 where not even one clip fits."""
-    each = config.batches.global_batch // config.num_workers
-    return max((size for size in range(1, min(fitting, each) + 1) if each % size == 0), default=0)
+    batches, world_size = config.batches, config.num_workers
+    sizes = range(1, min(fitting, batches.global_batch // world_size) + 1)
+    legal = (size for size in sizes if replace(batches, micro_batch=size).is_shared_among(world_size))
+    return max(legal, default=0)
 
 
 def with_world_size(config: RunConfig, world_size: int) -> RunConfig:

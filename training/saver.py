@@ -91,8 +91,9 @@ class Saving:
 
     def save_now(self) -> None:
         """Commits the state after the last step done, if that has not happened. All ranks call together."""
-        self._begin()
-        self._commit()
+        with self._stalling():
+            self._begin()
+            self._commit()
 
     def finish(self) -> None:
         """After the last step: what is committed, is also copied and tidied up. All ranks call together."""

@@ -80,6 +80,15 @@ def test_in_half_precision_logits_are_nearly_those_of_float32(
         assert (logits - expected).norm() < 2e-2 * expected.norm()
 
 
+def test_autocast_changes_logits_little(gpt: GPT, batch: Batch) -> None:
+    expected = gpt.requires_grad_()(batch.tokens, batch.coordinates)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = gpt(batch.tokens, batch.coordinates)
+    logits.float().square().sum().backward()
+    assert (logits - expected).norm() < 2e-2 * expected.norm()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in gpt.parameters())
+
+
 def test_only_the_distance_of_coordinates_matters(gpt: GPT, batch: Batch) -> None:
     logits = gpt(batch.tokens, batch.coordinates)
     shifted = gpt(batch.tokens, batch.coordinates + torch.tensor([5, 2, 3], dtype=torch.int32))

@@ -34,8 +34,10 @@ def test_a_global_batch_that_does_not_divide_is_refused_with_the_legal_sizes() -
 def test_uneven_shares_are_taken_where_they_are_allowed() -> None:
     uneven = BatchesConfig(global_batch=12, micro_batch=2, allow_uneven=True)
     assert [uneven.micro_batches_per_worker(world_size) for world_size in (1, 3, 4, 5, 6)] == [6, 2, 2, 2, 1]
-    with pytest.raises(ConfigError, match="does not divide into 7 workers"):
+    with pytest.raises(ConfigError, match=r"does not divide into 7 workers .*: 14$"):
         uneven.micro_batches_per_worker(7)
+    with pytest.raises(ConfigError, match=r"13 does not divide into 3 workers .*: 12 or 14$"):
+        replace(uneven, global_batch=13).micro_batches_per_worker(3)
     with pytest.raises(ConfigError, match=r"8 or 16; or give --batches\.allow-uneven$"):
         replace(uneven, allow_uneven=False).micro_batches_per_worker(4)
     with pytest.raises(ConfigError, match=r"10 or 15$"):

@@ -48,7 +48,7 @@ def test_another_length_is_another_run(begun: RunDirectory, config: RunConfig, d
 def test_what_a_killed_command_left_is_swept_up(
     begun: RunDirectory, config: RunConfig, data: TrainingData
 ) -> None:
-    for name in ("ray-1234/progress.json", "stop-1234", "stop-1234.job.json"):
+    for name in ("ray-1234/progress.json", "save-1234", "stop-1234", "stop-1234.job.json"):
         storage.write(f"{begun.path}/{name}", b"")
     begin(begun, config, data, resume="auto", attempt="second")
     assert [file.name for file in storage.list_files(begun.path)] == ["config.json"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from training.launching import stopping
-from training.launching.stopping import StopRequest, wish
+from training.launching.stopping import StopRequest, wish_file
 
 HEARS_SIGNALS = """
 import os, signal, sys, time
@@ -70,10 +70,22 @@ def test_a_launchers_file_is_a_wish_to_stop_and_is_gone_with_the_launcher(tmp_pa
     stop = StopRequest(path)
     assert not stop.is_wanted()
     assert not stop.is_heard_here
-    with wish(path):
+    with wish_file(path):
         Path(path).touch()
         assert stop.is_wanted()
     assert not os.path.exists(path)
+
+
+def test_a_wish_for_a_save_is_no_wish_to_stop_and_is_answered(tmp_path: Path) -> None:
+    save_file = tmp_path / "save"
+    stop = StopRequest(save_file=str(save_file))
+    assert not stop.is_save_wanted()
+    save_file.touch()
+    assert stop.is_save_wanted()
+    assert not stop.is_wanted()
+    stop.tell_saved()
+    assert not stop.is_save_wanted()
+    stop.tell_saved()  # as after a notice of preemption, where nobody waits
 
 
 def test_a_notice_of_preemption_is_asked_for_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

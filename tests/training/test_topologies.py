@@ -23,6 +23,8 @@ TOLERANCES = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 5e-3}
 """Relative, of any loss."""
 WEIGHT_TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 5e-2}
 """Of the largest difference between two weights of one parameter, to the largest weight in it."""
+NO_OVERFLOW = '--engine.deepspeed-config={"fp16": {"initial_scale_power": 6}}'
+"""At DeepSpeed's own first scale gradients overflow in some steps, on one topology and not on another."""
 STOP = "os.kill(os.getpid(), signal.SIGTERM)"
 IN_MID_ACCUMULATION = """
 import os, signal
@@ -95,7 +97,7 @@ def test_two_workers_then_one_then_four_then_two(long_bench: Bench, tmp_path: Pa
     ("dtype", "stage"),
     [
         pytest.param(dtype, stage, marks=[] if (dtype, stage) == ("fp32", 2) else pytest.mark.exhaustive)
-        for dtype, stages in {"fp32": (0, 1, 2, 3), "bf16": (2, 3)}.items()
+        for dtype, stages in {"fp32": (0, 1, 2, 3), "bf16": (1, 2), "fp16": (2, 3)}.items()
         for stage in stages
     ],
 )
@@ -103,9 +105,10 @@ def test_three_who_are_left_of_four_share_four_micro_batches_unevenly(
     long_bench: Bench, tmp_path: Path, dtype: str, stage: int
 ) -> None:
     run_dir = tmp_path / "run"
-    options = f"--engine.dtype={dtype}", "--batches.allow-uneven"
-    assert walk(long_bench, run_dir, [(4, stage, 3), (3, stage, runs.STEPS)], *options) == [3]
-    differ(long_bench, run_dir, f"--engine.zero-stage={stage}", f"--engine.dtype={dtype}", dtype=dtype)
+    options = f"--engine.dtype={dtype}", *([NO_OVERFLOW] if dtype == "fp16" else [])
+    legs = [(4, stage, 3), (3, stage, runs.STEPS)]
+    assert walk(long_bench, run_dir, legs, *options, "--batches.allow-uneven") == [3]
+    differ(long_bench, run_dir, f"--engine.zero-stage={stage}", *options, dtype=dtype)
 
 
 def test_every_zero_stage_learns_the_same(long_bench: Bench) -> None:

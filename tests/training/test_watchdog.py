@@ -14,6 +14,7 @@ from training.launching.watchdog import (
     COMPILING,
     FIRST_STEPS,
     PATIENT,
+    SAVING,
     Pulse,
     Report,
     Watchdog,
@@ -54,6 +55,22 @@ def test_first_steps_those_of_new_shapes_and_what_is_between_steps_have_a_grace(
     for place in PATIENT:
         pulse.at(11, place)
         assert pulse.limit == CONFIG.grace_seconds
+
+
+def test_a_save_before_an_update_is_no_part_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("training.launching.watchdog.time.monotonic", lambda: now[0])
+    pulse = Pulse(CONFIG)
+    for step in range(1, 11):
+        pulse.at(step, "data")
+        pulse.at(step, SAVING)
+        now[0] += 90.0
+        pulse.at(step, "update")
+        assert pulse.seconds == 0.0
+        now[0] += 1.0
+        pulse.at(step, "beside")
+    assert pulse.median == pytest.approx(1.0)
+    assert report(0, SAVING).position == report(0, "exchange").position < report(0, COMPILING).position
 
 
 def report(rank: int, place: str = "exchange", *, step: int = 5, is_waiting: bool = True) -> Report:

@@ -18,7 +18,8 @@ class BatchesConfig:
     """Clips in one forward pass of one worker, all of one grid."""
     allow_uneven: bool = False
     """Let workers train among whom a step's micro-batches cannot be shared evenly, as 7 that are left of 8:
-    those with fewer do one again that counts for nothing, and wait no shorter. The clips stay the same."""
+    those with fewer do one again that counts for nothing, so that a step takes as long as for those with
+    most. The clips stay the same."""
     window_groups: int = 32
     """Row groups whose rows are shuffled among each other: a batch comes from so many places. Memory is
     needed for two such windows of each grid of each shard set, and a row group is about a MiB."""
@@ -80,16 +81,22 @@ class BatchesConfig:
     def micro_batches_per_worker(self, world_size: int) -> int:
         """Micro-batches that each worker accumulates in a step, or where they are shared unevenly, the most
         that one does. Raises ConfigError naming legal sizes."""
-        unit = self.micro_batch * world_size
-        if not self.is_shared_among(world_size):
-            below = self.global_batch // unit * unit
-            legal = f"{below} or {below + unit}" if below else f"{unit}"
-            raise ConfigError(
-                f"batches.global_batch={self.global_batch} does not divide into {world_size} workers x "
-                f"micro-batches of {self.micro_batch} clips; the nearest sizes that do: {legal}"
-                + self._remedy(world_size)
-            )
+        self.require_shared_among(world_size)
         return -(-self.num_micro_batches // world_size)
+
+    def require_shared_among(self, world_size: int) -> None:
+        """Raises ConfigError, naming legal sizes, where so many workers may not train."""
+        if self.is_shared_among(world_size):
+            return
+        least = self.micro_batch * world_size
+        unit = self.micro_batch if self.allow_uneven else least
+        below = self.global_batch // unit * unit
+        legal = f"{below} or {below + unit}" if below >= least else f"{least}"
+        raise ConfigError(
+            f"batches.global_batch={self.global_batch} does not divide into {world_size} workers x "
+            f"micro-batches of {self.micro_batch} clips; the nearest sizes that do: {legal}"
+            + self._way_out(world_size)
+        )
 
     def is_shared_among(self, world_size: int) -> bool:
         """Whether so many workers may train."""
@@ -97,8 +104,8 @@ class BatchesConfig:
             return self.global_batch % self.micro_batch == 0 and world_size <= self.num_micro_batches
         return self.global_batch % (self.micro_batch * world_size) == 0
 
-    def _remedy(self, world_size: int) -> str:
-        """Of one that needs no other size, where there is one."""
+    def _way_out(self, world_size: int) -> str:
+        """The option that makes this size legal, if it would."""
         if not replace(self, allow_uneven=True).is_shared_among(world_size):
             return ""
         return "; or give --batches.allow-uneven"

@@ -12,7 +12,6 @@ from typing import Any
 from infra import storage
 from infra.errors import ConfigError
 from training.config import RunConfig
-from training.configs.batches import BatchesConfig
 from training.engine.deepspeed_keys import LEFT_TO_US, faults
 
 OURS_TO_SAVE = "reelgpt, which saves and loads,"
@@ -116,7 +115,9 @@ def settings_of(config: RunConfig, world_size: int) -> dict[str, Any]:
             f"take those keys out of it, or change the settings"
         )
     merged = {"steps_per_print": None} | _merged(theirs, ours)
-    merged["train_batch_size"] = _clips_done(config.batches, world_size)
+    merged["train_batch_size"] = (  # DeepSpeed wants the product; a user's JSON names the clips of a step
+        merged["train_micro_batch_size_per_gpu"] * merged["gradient_accumulation_steps"] * world_size
+    )
     if not config.engine.stage_among(world_size):
         merged["gradient_clipping"] = 0.0  # done by the engine, which then knows the norm
     return merged
@@ -141,11 +142,6 @@ def _ours(config: RunConfig, world_size: int) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "checkpoint": {"tag_validation": "Ignore"},  # all ranks would compare the name at every save
     }
-
-
-def _clips_done(batches: BatchesConfig, world_size: int) -> int:
-    """In a step, as DeepSpeed counts them: where workers' shares are uneven, with those done again."""
-    return batches.micro_batches_per_worker(world_size) * batches.micro_batch * world_size
 
 
 def _read(given: str) -> dict[str, Any]:

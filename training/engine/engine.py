@@ -100,21 +100,21 @@ class Engine:
         ZeRO sends needs all of them.
         """
         # DeepSpeed averages over the ranks: their number undoes that
-        weight = self._ranks.world_size / num_targets
-        counted = [(examples, seed, weight) for examples, seed in zip(micro_batches, seeds, strict=True)]
-        idle = [(micro_batches[0], seeds[0], 0.0)] * (self._accumulated - len(counted))
+        weights = [self._ranks.world_size / num_targets] * len(micro_batches)
+        rounds = list(zip(micro_batches, seeds, weights, strict=True))
+        rounds += [(micro_batches[0], seeds[0], 0.0)] * (self._accumulated - len(rounds))
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         totals: dict[str, Tensor] = {}
-        for examples, seed, share in [*counted, *idle]:
+        for examples, seed, weight in rounds:
             _seed(self.device, seed)
             with out_of_memory_explained(), self._compiling():
                 objective, sums = self._engine(self._move(examples))
-                self._engine.backward(objective * share, scale_wrt_gas=False)
+                self._engine.backward(objective * weight, scale_wrt_gas=False)
                 if not self._stage and self._engine.is_gradient_accumulation_boundary():
                     self._clip()
                 self._step()
-            if share:
+            if weight:
                 totals = {name: value + totals.get(name, 0.0) for name, value in sums.items()}
         if self._ema is not None:
             self._ema.update(self._parts)

@@ -19,6 +19,6 @@ class Job:
     stop_file: str | None
     """Once it exists, the run stops at the next step; None: signals reach the worker itself."""
     save_file: str | None = None
-    """Once it exists, the state is saved after the next step, and it is deleted; None: nobody asks so."""
+    """Once it exists, the state is saved between two steps, and it is deleted; None: nobody asks so."""
     pause_after: int | None = None
     """The run stops after this step as if a signal had come; None: only a signal stops it."""

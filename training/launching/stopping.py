@@ -1,8 +1,8 @@
 """A wish to stop, heard by one worker and agreed by all at a step boundary.
 
 It comes as one of the signals of `infra.signals`, or, where a launcher stands between the signal and the
-workers, as a file. What has the state saved and stops nothing is heard here too: a notice that a machine will
-be taken away, without which a launcher goes on; and its wish, as a file, before it starts more workers.
+workers, as a file. Two other wishes are heard here, which save the state and stop nothing: a notice that a
+machine will be taken away, and a launcher's file before it ends the group to start a larger one.
 """
 
 import ctypes
@@ -38,13 +38,9 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, signals ask for a stop; a second one exits at once. Only the main thread hears them.
-        Outside, nobody waits for a save any more."""
-        try:
-            with heard_by(self._signal.hear):
-                yield
-        finally:
-            self.saved()
+        """Inside, signals ask for a stop; a second one exits at once. Only the main thread hears them."""
+        with heard_by(self._signal.hear):
+            yield
 
     def ask(self) -> None:
         """As if a signal had come."""
@@ -56,8 +52,8 @@ class StopRequest:
     def is_save_wanted(self) -> bool:
         return self._save_file is not None and os.path.exists(self._save_file)
 
-    def saved(self) -> None:
-        """Tells who wanted it."""
+    def tell_saved(self) -> None:
+        """To the launcher that waits for it."""
         if self._save_file is not None:
             storage.delete(self._save_file)
 
@@ -89,8 +85,8 @@ def die_with_parent() -> None:
 
 
 @contextmanager
-def wish(path: str | None) -> Iterator[None]:
-    """A launcher's file, for what it may want; gone once the block is left."""
+def wish_file(path: str | None) -> Iterator[None]:
+    """The file by which a launcher may say what it wants: gone once the block is left."""
     try:
         yield
     finally:

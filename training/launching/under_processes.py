@@ -19,7 +19,7 @@ from infra import configs, storage
 from infra.errors import StorageError, TrainingError
 from training.launching.answers import Summary, answer_of, require_no_hang, summary_of, surroundings
 from training.launching.job import Job
-from training.launching.stopping import StopRequest, die_with_parent, wish
+from training.launching.stopping import StopRequest, die_with_parent, wish_file
 from training.refusals import word_of
 
 POLL_SECONDS = 0.2
@@ -43,7 +43,7 @@ def _run(job: Job, launcher: list[str]) -> Summary:
     job_file, answer_file = f"{job.stop_file}.job.json", f"{job.stop_file}.answer.json"
     storage.write_json(job_file, configs.to_dict(job))
     try:
-        with wish(job.stop_file), _started([*launcher, WORKER_MODULE, job_file, answer_file]) as process:
+        with wish_file(job.stop_file), _started([*launcher, WORKER_MODULE, job_file, answer_file]) as process:
             code = _wait_for(process, job)
         if not storage.exists(answer_file):
             require_no_hang(job)

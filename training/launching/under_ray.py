@@ -18,7 +18,7 @@ from infra.errors import TrainingError
 from training.config import RunConfig
 from training.launching.answers import Summary, answer_of, summary_of, surroundings
 from training.launching.job import Job
-from training.launching.stopping import StopRequest, wish
+from training.launching.stopping import StopRequest, wish_file
 
 POLL_SECONDS = 0.2
 PLACE_SECONDS = 20
@@ -36,7 +36,7 @@ def under_ray(job: Job) -> Summary:
         job = replace(job, save_file=storage.join(job.run_dir, f"save-{job.attempt}"))
     with cluster.connected(num_cpus=max(os.cpu_count() or 1, job.config.num_workers)):
         trainer = _trainer(job, folder)
-        with wish(job.stop_file), wish(job.save_file), ThreadPoolExecutor(1) as pool:
+        with wish_file(job.stop_file), wish_file(job.save_file), ThreadPoolExecutor(1) as pool:
             try:
                 result = _wait_for(pool.submit(trainer.fit), job)
             except TrainingFailedError as error:

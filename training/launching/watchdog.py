@@ -35,8 +35,11 @@ PLACES = ("data", "exchange", "update", "beside")
 """Of a step, in their order: its examples, the counts of all ranks, the update; then the listeners."""
 COMPILING = "compiling"
 """An update whose shapes are new, before which the model is compiled for them."""
-PATIENT = (COMPILING, "beside")
+SAVING = "saving"
+"""After the exchange, where a machine is about to be taken away."""
+PATIENT = (COMPILING, SAVING, "beside")
 """Where it takes what it takes."""
+STANDS_FOR = {COMPILING: "update", SAVING: "exchange"}
 FIRST_STEPS = 3
 """Before a median means anything."""
 REMEMBERED_STEPS = 100
@@ -62,7 +65,7 @@ class Report:
 
     @property
     def position(self) -> tuple[int, int]:
-        return self.step, PLACES.index("update" if self.place == COMPILING else self.place)
+        return self.step, PLACES.index(STANDS_FOR.get(self.place, self.place))
 
 
 class Pulse:
@@ -77,7 +80,7 @@ class Pulse:
         now = time.monotonic()
         if place == "beside":
             self._durations.append(now - self.since)
-        if place in ("data", "beside"):
+        if place in ("data", SAVING, "beside") or self.place == SAVING:
             self.since = now
         self.step, self.place = step, place
 

@@ -54,7 +54,7 @@ class Batches:
         self._config = config
         self._rank = rank
         self._world_size = world_size
-        config.micro_batches_per_worker(world_size)  # refuses
+        config.require_shared_among(world_size)
         stocks = [Stock(shelf.clips_by_shape(), share) for shelf, share in zip(shelves, shares, strict=True)]
         self._sequence = MicroBatches(stocks, micro_batch=config.micro_batch, seed=seed)
         self._readers = ThreadPoolExecutor(config.reader_threads, thread_name_prefix="reader")
