@@ -19,6 +19,7 @@ from model.gpt import GPT
 from pipelines.shards import ShardSet
 from tests.training import runs
 from tests.training.memory_probe import objective, run_config
+from training.configs.batches import BatchesConfig
 from training.configs.engine import EngineConfig
 from training.configs.objective import PredictConfig, ReconstructConfig
 from training.data import open_data
@@ -109,6 +110,16 @@ def test_more_memory_never_makes_the_largest_micro_batch_smaller(token_set: Shar
     assert sizes == sorted(sizes)
     assert set(sizes) <= {0, 1, 2, 3, 4, 6, 8, 12, 24}
     assert len(set(sizes)) > 2
+
+
+def test_where_shares_are_uneven_what_is_done_for_nothing_takes_time(token_set: ShardSet) -> None:
+    """Of 9 rounds of three workers' 8 micro-batches, one counts for nothing."""
+    config = replace(get_recipe("gpt_tiny"), num_workers=1)
+    config = replace(config, batches=BatchesConfig(global_batch=16, micro_batch=2, allow_uneven=True))
+    data, machine = open_data(config, token_set.uri), Machine(memory_gb=1.0)
+    alone, three = (plan(with_world_size(config, size), data, machine) for size in (1, 3))
+    assert three["hours"] == pytest.approx(alone["hours"] / 3 * 9 / 8)
+    assert three["largest_micro_batch"] == 4
 
 
 @pytest.mark.slow
