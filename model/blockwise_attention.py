@@ -54,6 +54,11 @@ class _CausalAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast("cpu", enabled=False):
+            return _CausalAttention._gradients(ctx, grad)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values, y, totals, *kept = ctx.saved_tensors
         of_sums = grad / totals  # of the sums of values by weights that do not yet add up to 1
         along = (of_sums * y).sum(dim=2, keepdim=True)  # (M, L x R, 1)

@@ -91,7 +91,7 @@ class Train:
 
     @classmethod
     def parse(cls, args: Sequence[str]) -> "Train":
-        options: Train = parse_with_recipe(cls, "train", with_default_half(args))
+        options: Train = parse_with_recipe(cls, "train", [*with_default_half(args), *_announced_workers()])
         return options
 
     def run(self) -> Outcome:
@@ -153,6 +153,12 @@ class Train:
             init_from=self.init_from,
             on_metrics=None if bar is None else partial(_show, bar),
         )
+
+
+def _announced_workers() -> list[str]:
+    """Under a launcher of the user's it says how many there are, and not the recipe."""
+    announced.adopt()
+    return [f"--num-workers={os.environ['WORLD_SIZE']}"] if announced.is_worker() else []
 
 
 def _refuse_launched() -> None:

@@ -46,6 +46,16 @@ def test_none_unsets_what_a_recipe_sets() -> None:
         Train.parse(("gpt_tiny", *places, "--objective.task=generate"))
 
 
+def test_a_launcher_says_how_many_workers_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe says two, among whom such a batch could not be shared."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    words = "gpt_tiny", "--data", "tokens", "--run-dir", "run"
+    options = Train.parse([*words, "--batches.global-batch=10", "--batches.micro-batch=2"])
+    assert options.config is not None
+    assert options.config.num_workers == 5
+
+
 def test_an_unknown_recipe_after_its_options_is_refused() -> None:
     with pytest.raises(ConfigError, match="there is no recipe 'gpt_tinny'; did you mean 'gpt_tiny'"):
         Train.parse((*PLACES, "gpt_tinny"))

@@ -14,7 +14,6 @@ from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from infra import storage
-from infra.errors import ReelgptError
 
 PATIENCE_SECONDS = 300.0
 POLL_SECONDS = 0.5
@@ -37,7 +36,7 @@ class SavedFirst(WorkerGroupCallback):
             return
         try:
             self._wait_for_save([worker.actor for worker in worker_group.get_workers()])
-        except ReelgptError as error:
+        except Exception as error:  # noqa: BLE001 - Ray Train would end the run by it
             LOG.warning("no save before the group ends: %s", error)
 
     def _wait_for_save(self, workers: list[Any]) -> None:

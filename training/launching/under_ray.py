@@ -40,7 +40,7 @@ def under_ray(job: Job) -> Summary:
             try:
                 result = _wait_for(pool.submit(trainer.fit), job)
             except TrainingFailedError as error:
-                raise _lost_workers(job.config, error) from None
+                raise _failed(job.config, error) from None
             finally:
                 shutil.rmtree(storage.join(job.run_dir, folder), ignore_errors=True)
     return summary_of(result.return_value)
@@ -112,12 +112,14 @@ def _preempted_nodes() -> list[str]:
     return info.preempted_node_ids if info else []
 
 
-def _lost_workers(config: RunConfig, error: Exception) -> TrainingError:
+def _failed(config: RunConfig, error: Exception) -> TrainingError:
+    from ray.train import ControllerError
+
+    what = f"the workers failed more often than max_failures={config.max_failures} allows"
+    if isinstance(error, ControllerError):
+        what = "what controls the workers failed"
     cause = str(error).strip().splitlines()[-1]
-    return TrainingError(
-        f"the workers failed more often than max_failures={config.max_failures} allows: {cause}; "
-        f"repeat the command to go on from the newest whole checkpoint"
-    )
+    return TrainingError(f"{what}: {cause}; repeat the command to go on from the newest whole checkpoint")
 
 
 def _wait_for(future: "Future[Any]", job: Job) -> Any:
