@@ -56,7 +56,7 @@ def test_what_a_step_takes_does_not_depend_on_the_world_size(
 
 
 @pytest.mark.parametrize("world_size", [4, 5])
-def test_nor_where_the_shares_are_uneven(shard_sets: list[ShardSet], world_size: int) -> None:
+def test_uneven_shares_are_of_the_same_micro_batches(shard_sets: list[ShardSet], world_size: int) -> None:
     for step in (1, 2, 7):
         assert ids_of_step(shard_sets, step, world_size, UNEVEN) == ids_of_step(shard_sets, step)
 

@@ -43,7 +43,7 @@ def sleep_in_each_step():
     exchange = training.ranks.Ranks.sum
 
     def slow(self, values):
-        time.sleep(0.5 if os.path.exists(os.path.join(os.path.dirname(__file__), "slower")) else 0.1)
+        time.sleep(0.5 if os.path.exists(os.path.join(os.path.dirname(__file__), "SLOWER")) else 0.1)
         return exchange(self, values)
 
     training.ranks.Ranks.sum = slow
@@ -53,6 +53,8 @@ if any(argument.endswith("default_worker.py") for argument in sys.orig_argv):
     sleep_in_each_step()
 """
 """In Ray's workers: a run is not over before something is done to it, and waiting takes no processor."""
+SLOWER = "SLOWER"
+"""A file beside it, while which is there they sleep longer: for what takes Ray a minute."""
 ELASTIC = ("--launcher=ray", "--num-workers=2", "--min-workers=1")
 
 
@@ -151,28 +153,25 @@ def test_where_a_node_comes_the_run_saves_its_state_and_goes_on_with_more_worker
     token_set: ShardSet, tmp_path: Path
 ) -> None:
     """No checkpoint is due before the last step. Ray Train looks for room once a minute."""
-    for name, content in {"sitecustomize.py": SLOW_STEPS, "slower": ""}.items():
-        (tmp_path / name).write_text(content)
-    with one_node_cluster({"PYTHONPATH": str(tmp_path)}) as cluster:
-        grow(cluster, place_of(cluster, tmp_path), token_set, tmp_path)
-
-
-def grow(cluster: Cluster, place: dict[str, str], token_set: ShardSet, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_STEPS)
+    (tmp_path / SLOWER).touch()
     steps = f"--steps={MANY_STEPS}", f"--checkpoints.every-steps={MANY_STEPS}"
     options = *steps, f"--evaluation.every-steps={MANY_STEPS}"
-    run_dir = tmp_path / "run"
-    process = runs.start(*runs.gpt(token_set, run_dir), *options, *ELASTIC, env=place)
-    runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
-    cluster.add_node()
-    runs.wait_until(lambda: runs.newest_committed(run_dir) > 0, process)
-    saved = runs.newest_committed(run_dir)
-    (tmp_path / "slower").unlink()
-    summary = runs.finish(process)
+    run_dir, alone = tmp_path / "run", tmp_path / "alone"
+    with one_node_cluster({"PYTHONPATH": str(tmp_path)}) as cluster:
+        place = place_of(cluster, tmp_path)
+        process = runs.start(*runs.gpt(token_set, run_dir), *options, *ELASTIC, env=place)
+        runs.wait_until(lambda: runs.steps_logged(run_dir) >= 1, process)
+        cluster.add_node()
+        runs.wait_until(lambda: runs.newest_committed(run_dir) > 0, process)
+        saved = runs.newest_committed(run_dir)
+        (tmp_path / SLOWER).unlink()
+        summary = runs.finish(process)
+        runs.run(*runs.gpt(token_set, alone), *options, "--num-workers=1", env=place)
     assert 0 < summary["resumed_from"] == saved < MANY_STEPS
     assert summary["workers"] == 2
     assert not list(run_dir.glob("save-*"))
-    runs.run(*runs.gpt(token_set, tmp_path / "alone"), *options, "--num-workers=1", env=place)
-    assert digests(run_dir) == digests(tmp_path / "alone")
+    assert digests(run_dir) == digests(alone)
 
 
 def test_a_worker_that_stands_still_ends_the_run_and_is_named(
