@@ -97,7 +97,7 @@ def test_two_workers_then_one_then_four_then_two(long_bench: Bench, tmp_path: Pa
     ("dtype", "stage"),
     [
         pytest.param(dtype, stage, marks=[] if (dtype, stage) == ("fp32", 2) else pytest.mark.exhaustive)
-        for dtype, stages in {"fp32": (0, 1, 2, 3), "bf16": (1, 2), "fp16": (2, 3)}.items()
+        for dtype, stages in {"fp32": (0, 1, 2, 3), "bf16": (2,), "fp16": (3,)}.items()
         for stage in stages
     ],
 )
