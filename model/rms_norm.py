@@ -39,18 +39,16 @@ class _RMSNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # (..., 1)
         normed: Tensor = wide * scale
-        ctx.save_for_backward(normed, scale, wide_weight)
-        ctx.dtypes = x.dtype, weight.dtype
+        ctx.save_for_backward(normed, scale, weight)
         return (normed * wide_weight).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
-        of_x_dtype, of_weight_dtype = ctx.dtypes
-        wide = widened(grad)
+        wide, wide_weight = widened(grad), widened(weight)
         product = wide * normed
-        along = (product @ weight).div_(-normed.shape[-1]).unsqueeze(-1)  # (..., 1)
-        of_x = (wide * weight).addcmul_(normed, along).mul_(scale)
+        along = (product @ wide_weight).div_(-normed.shape[-1]).unsqueeze(-1)  # (..., 1)
+        of_x = (wide * wide_weight).addcmul_(normed, along).mul_(scale)
         of_weight = product.sum(dim=tuple(range(grad.ndim - 1)))
-        return of_x.to(of_x_dtype), of_weight.to(of_weight_dtype), None
+        return of_x.to(grad.dtype), of_weight.to(weight.dtype), None

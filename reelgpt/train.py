@@ -158,13 +158,13 @@ class Train:
 def _announced_workers() -> list[str]:
     """Under a launcher of the user's it says how many there are, and not the recipe."""
     announced.adopt()
-    return [f"--num-workers={os.environ['WORLD_SIZE']}"] if announced.is_worker() else []
+    return [f"--num-workers={announced.world_size()}"] if announced.is_worker() else []
 
 
 def _refuse_launched() -> None:
     """Each worker would start, kill and delete the runs of the others."""
     if announced.is_worker():
-        workers = os.environ["WORLD_SIZE"]
+        workers = announced.world_size()
         raise UsageError(
             f"--verify-resume starts and kills workers of its own, and a launcher started this process as "
             f"one of {workers}; give the command without it, with --num-workers {workers} --launcher torchrun"

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,6 @@ from tests.ports import free_ports
 
 START_SECONDS = 60.0
 OBJECT_STORE_BYTES = 150_000_000
-NO_PROCESS = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +30,15 @@ class Cluster:
     """What a client needs in its environment: the token."""
     gcs_address: str
     """Where a driver of its own connects to (RAY_ADDRESS)."""
-    add_node: Callable[[], int]
-    """Starts another one and waits for it; gives its process id."""
-    second_node: int = NO_PROCESS
-    """Process id of the node that is not the head."""
+    add_node: Callable[[], None]
+    """Starts another one and waits for it."""
+    added: list[int]
+    """Process ids of the nodes that are not the head."""
+
+    @property
+    def second_node(self) -> int:
+        """Its process id."""
+        return self.added[0]
 
 
 @contextlib.contextmanager
@@ -44,7 +48,8 @@ def two_node_cluster(environment: Mapping[str, str] | None = None) -> Iterator[C
     `environment`: what their workers find there besides the test's own.
     """
     with one_node_cluster(environment) as cluster:
-        yield replace(cluster, second_node=cluster.add_node())
+        cluster.add_node()
+        yield cluster
 
 
 @contextlib.contextmanager
@@ -63,15 +68,14 @@ def one_node_cluster(environment: Mapping[str, str] | None = None) -> Iterator[C
         )  # fmt: skip
         address = f"http://127.0.0.1:{dashboard}"
         _wait_for_nodes(address, token, 1)
-        added = []
+        added: list[int] = []
 
-        def add_node() -> int:
+        def add_node() -> None:
             folder = stack.enter_context(_short_folder())
             added.append(stack.enter_context(_node(folder, on_nodes, f"--address=127.0.0.1:{gcs}")))
             _wait_for_nodes(address, token, 1 + len(added))
-            return added[-1]
 
-        yield Cluster(address, token, f"127.0.0.1:{gcs}", add_node)
+        yield Cluster(address, token, f"127.0.0.1:{gcs}", add_node, added)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from training.loading.batches import Batches
 from training.loading.shelf import Shelf, clips_of_some_groups, stored_clips
 
 CONFIG = BatchesConfig(global_batch=12, micro_batch=2, window_groups=3)
+UNEVEN = replace(CONFIG, allow_uneven=True)
 
 
 @pytest.fixture(params=["one set", "two grids", "mixture"])
@@ -23,9 +24,6 @@ def shard_sets(request: pytest.FixtureRequest, token_set: ShardSet, two_grid_set
 
 def shelf(shard_set: ShardSet) -> Shelf:
     return Shelf(shard_set, tuple(shard_set.shards("train")))
-
-
-UNEVEN = replace(CONFIG, allow_uneven=True)
 
 
 def batches(

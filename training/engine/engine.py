@@ -42,7 +42,6 @@ class Engine:
         self._ranks = ranks
         self._config = config.engine
         self._stage = config.engine.stage_among(ranks.world_size)
-        self._accumulated = config.batches.micro_batches_per_worker(ranks.world_size)
         self._clip_norm = config.optimizer.clip_norm
         self._plain_norm = torch.zeros(())
         self._known_shapes: set[tuple[torch.Size, ...]] = set()
@@ -102,7 +101,8 @@ class Engine:
         # DeepSpeed averages over the ranks: their number undoes that
         weights = [self._ranks.world_size / num_targets] * len(micro_batches)
         rounds = list(zip(micro_batches, seeds, weights, strict=True))
-        rounds += [(micro_batches[0], seeds[0], 0.0)] * (self._accumulated - len(rounds))
+        num_idle = self._engine.gradient_accumulation_steps() - len(rounds)
+        rounds += [(micro_batches[0], seeds[0], 0.0)] * num_idle
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         totals: dict[str, Tensor] = {}

@@ -47,6 +47,11 @@ def rank(environment: MutableMapping[str, str] = os.environ) -> int:
     return int(environment.get("RANK", "0"))
 
 
+def world_size(environment: MutableMapping[str, str] = os.environ) -> int:
+    """Of a worker."""
+    return int(environment["WORLD_SIZE"])
+
+
 def _under_srun(environment: MutableMapping[str, str]) -> bool:
     """A batch script has a task's words too, and is none: srun starts those."""
     if "SLURM_PROCID" not in environment or environment.get("SLURM_NTASKS", "1") == "1":

@@ -12,7 +12,6 @@ that the workers agree on, and hands back the summary. Refusals come before torc
 of srun's that refuses imports torch then, to tell the others, and waits up to a minute for them to hear it.
 """
 
-import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -65,7 +64,7 @@ def train(
     leads = announced.rank() == 0  # under a launcher of the user's, one speaks for all
     with refusals_told():
         if announced.is_worker():
-            config = replace(config, num_workers=int(os.environ["WORLD_SIZE"]), min_workers=None)
+            config = replace(config, num_workers=announced.world_size(), min_workers=None)
         config = inline(config)
         launch = _choose(launcher, config)
         directory = RunDirectory.at(run_dir)

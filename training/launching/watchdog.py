@@ -36,10 +36,11 @@ PLACES = ("data", "exchange", "update", "beside")
 COMPILING = "compiling"
 """An update whose shapes are new, before which the model is compiled for them."""
 SAVING = "saving"
-"""After the exchange, where a machine is about to be taken away."""
+"""After the exchange, where a machine or the whole group is about to be taken away."""
 PATIENT = (COMPILING, SAVING, "beside")
 """Where it takes what it takes."""
 STANDS_FOR = {COMPILING: "update", SAVING: "exchange"}
+"""Which of PLACES they are, where ranks are compared."""
 FIRST_STEPS = 3
 """Before a median means anything."""
 REMEMBERED_STEPS = 100
