@@ -3,11 +3,13 @@
     python benchmarks/resume.py            models of four sizes; a few minutes
     python benchmarks/resume.py --quick    the two smallest, two saves each
 
-Saving: seconds that the step stands still, one worker in fp32, beside waiting for the same save, beside
-DeepSpeed's own save_checkpoint, and beside a bare torch.save of weights and optimizer state, which neither
-hashes nor waits for the disk. Resuming: seconds from `reelgpt train` to its next step, which is told apart,
-beside a process that imports torch and DeepSpeed and reads the same bytes: nothing can resume faster than
-that. Each measurement is a process of its own; the medians are shown.
+Saving: seconds that the steps stand still, one worker in fp32, before the next one and where its optimizer
+waits for the copy, beside waiting for the same save, beside DeepSpeed's own save_checkpoint, and beside a
+bare torch.save of weights and optimizer state, which neither hashes nor waits for the disk. The step beside
+which a checkpoint is copied and written is told as a multiple of the others. Resuming: seconds from
+`reelgpt train` to its next step, which is told apart, beside a process that imports torch and DeepSpeed and
+reads the same bytes: nothing can resume faster than that. Each measurement is a process of its own; the
+medians are shown.
 """
 
 import argparse
@@ -89,21 +91,35 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
     from training.engine.engine import Engine
     from training.objectives import Learner
     from training.saving import checkpoints
+    from training.saving.background import Background
 
     torch.set_num_threads(1)
     shape = Shape(**SIZES[size], grid=(4, 4, 4), clips=1, dtype="fp32", compile=False)
     config, objective, clips = our_parts(shape)
     engine = Engine(Learner(objective), config, connect())
     examples = objective.examples(clips, None)
+    num_targets = objective.count_targets(examples)
     seconds: dict[str, list[float]] = {}
 
-    def ours(name: str, *, copied: bool) -> float:
+    def step(kind: str) -> None:
         began = time.monotonic()
-        snapshot = engine.snapshot(folder, name, {}, copied=copied)
-        stalled = time.monotonic() - began
-        records = snapshot.write()
+        engine.update([examples], seeds=[0], lr=1e-4, num_targets=num_targets)
+        seconds.setdefault(kind, []).append(time.monotonic() - began)
+
+    def synchronous(name: str) -> float:
+        began = time.monotonic()
+        records = engine.snapshot(folder, name, {}, copied=False).write()
         checkpoints.commit(folder, name=name, step=1, state={}, files=records)
-        return stalled if copied else time.monotonic() - began
+        return time.monotonic() - began
+
+    def background(name: str) -> float:
+        engine.take_copying_seconds()
+        began = time.monotonic()
+        writing = Background(engine.snapshot(folder, name, {}, copied=True).write)
+        stalled = time.monotonic() - began
+        step("step_beside")
+        checkpoints.commit(folder, name=name, step=1, state={}, files=writing.result())
+        return stalled + engine.take_copying_seconds()
 
     def deepspeeds(name: str) -> float:
         inner = engine._engine
@@ -123,24 +139,26 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
         return time.monotonic() - began
 
     kinds = {
-        "background": lambda name: ours(name, copied=True),
-        "synchronous": lambda name: ours(name, copied=False),
+        "background": background,
+        "synchronous": synchronous,
         "deepspeed": deepspeeds,
         "torch_save": plain,
     }
     num_bytes = 0
-    for turn in range(int(num_saves) + 1):  # the first warms up
+    num_turns = int(num_saves)
+    for turn in range(num_turns + 1):  # the first warms up
         for kind, save in kinds.items():
-            engine.update([examples], seeds=[turn], lr=1e-4, num_targets=objective.count_targets(examples))
+            step("step_alone")
             name = f"{kind}-{turn}"
             took = save(name)
             files = [path for path in Path(folder, name).rglob("*") if path.is_file()]
             num_bytes = max(num_bytes, sum(path.stat().st_size for path in files))
             shutil.rmtree(Path(folder, name))
-            if turn:
-                seconds.setdefault(kind, []).append(took)
+            seconds.setdefault(kind, []).append(took)
     parameters = sum(parameter.numel() for parameter in engine._engine.module.parameters())
-    medians = {kind: statistics.median(times) for kind, times in seconds.items()}
+    medians = {
+        kind: statistics.median(times[len(times) // (num_turns + 1) :]) for kind, times in seconds.items()
+    }
     _say(json.dumps({"parameters": parameters, "bytes": num_bytes} | medians))
 
 
@@ -226,6 +244,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         "stall, s": lambda row: f"{row['background']:.3f}",
         "waiting, s": lambda row: f"{row['synchronous']:.3f}",
         "stall / waiting": lambda row: f"{row['background'] / row['synchronous']:.1%}",
+        "step beside / alone": lambda row: f"{row['step_beside'] / row['step_alone']:.2f}",
         "DeepSpeed, s": lambda row: f"{row['deepspeed']:.3f}",
         "stall / DeepSpeed": lambda row: f"{row['background'] / row['deepspeed']:.1%}",
         "torch.save, s": lambda row: f"{row['torch_save']:.3f}",

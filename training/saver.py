@@ -1,4 +1,4 @@
-"""Saving beside the steps: the step stands still while the state is copied, and goes on while it is written.
+"""Saving beside the steps: the state is copied while the next step computes, and written while others do.
 
 Every rank writes its files in a thread of its own. At each step boundary the ranks tell each other how far
 they are; once all files of all ranks are on the disk, rank 0 commits the checkpoint. No thread ever talks to
@@ -80,7 +80,7 @@ class Saving:
         """A listener before the metrics are written: seconds that saving held up the steps since the last
         logged one."""
         if metrics:
-            metrics["save_stall_seconds"] = self._stall_seconds
+            metrics["save_stall_seconds"] = self._stall_seconds + self._engine.take_copying_seconds()
             self._stall_seconds = 0.0
 
     def name_at(self, step: int) -> str | None:

@@ -111,8 +111,10 @@ class Engine:
             with out_of_memory_explained(), self._compiling():
                 objective, sums = self._engine(self._move(examples))
                 self._engine.backward(objective * weight, scale_wrt_gas=False)
-                if not self._stage and self._engine.is_gradient_accumulation_boundary():
-                    self._clip()
+                if self._engine.is_gradient_accumulation_boundary():
+                    self._files.finish_copies()
+                    if not self._stage:
+                        self._clip()
                 self._step()
             if weight:
                 totals = {name: value + totals.get(name, 0.0) for name, value in sums.items()}
@@ -159,7 +161,8 @@ class Engine:
     def snapshot(self, root: str, name: str, state: dict[str, Any], *, copied: bool) -> Snapshot:
         """This rank's part of a checkpoint, to be written into `root`/`name`. All ranks must call together.
 
-        Unless it is `copied`, it must be written before the next step.
+        Unless it is `copied`, it must be written before the next step. If it is, the copying goes on beside
+        the next step, as long as that changes nothing.
         """
         begin_moments(self._engine.optimizer)
         with self._files.collected(os.path.join(root, name), copied=copied) as parts:
@@ -170,11 +173,17 @@ class Engine:
                 self._files.add(ema.file_name(self._ranks.rank), self._ema.tensors())
         return self._files.snapshot(parts)
 
+    def take_copying_seconds(self) -> float:
+        """That steps had to wait for a snapshot's copy, since the last time asked."""
+        seconds, self._files.waited_seconds = self._files.waited_seconds, 0.0
+        return seconds
+
     def load(self, root: str, checkpoint: Checkpoint, files: VerifiedFiles) -> dict[str, Any]:
         """Reads this rank's part of a checkpoint with verified hashes; gives the state saved with it.
 
         It was saved by as many ranks at the same ZeRO stage. All ranks must call together.
         """
+        self._files.finish_copies()
         with self._files.read_from(files), _other_names_explained(f"{root}/{checkpoint.name}"):
             path, client_state = self._engine.load_checkpoint(root, tag=checkpoint.name)
         if path is None:
@@ -188,6 +197,7 @@ class Engine:
         stage."""
         from training.engine import universal
 
+        self._files.finish_copies()
         form, files = universal.converted(root, checkpoint, self._ranks, order=self._order)
         with self._files.read_from(files):
             client_state = universal.load(self._engine, root, form)
@@ -240,6 +250,7 @@ class Engine:
     @torch.no_grad()
     def _put(self, parts: Sequence[Part]) -> None:
         """Makes the model's weights those of all ranks' parts, one parameter at a time."""
+        self._files.finish_copies()
         lying = by_name(parts)
         for name, parameter in self._engine.module.named_parameters():
             at_home = (

@@ -2,8 +2,8 @@
 files that are read only once their hashes are right, and only as data (`weights_only`), never as code.
 """
 
-import copy
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from infra.errors import CheckpointError
+from training.engine.host_copies import HostCopies
 from training.saving.checkpoints import HashedFile, hashed_file
 from training.saving.manifest import FileRecord
 from training.saving.verified_files import VerifiedFiles
-
-SCALARS = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +28,11 @@ class Snapshot:
     rank: int
     parts: tuple[tuple[Any, str], ...]
     """What each file is to hold, and the file's path."""
+    copies: HostCopies
 
     def write(self) -> list[FileRecord]:
         """Puts the files on the disk. Raises CheckpointError where it does not take them."""
+        self.copies.finish()
         return [self._write(state, path) for state, path in self.parts]
 
     def _write(self, state: Any, path: str) -> FileRecord:
@@ -65,6 +66,8 @@ class EngineFiles:
     def __init__(self, checkpoint_engine: Any, rank: int) -> None:
         self._rank = rank
         self._copies = HostCopies()
+        self.waited_seconds = 0.0
+        """That `finish_copies` has held up its callers."""
         self._parts: list[tuple[Any, str]] = []
         self._folder = ""
         self._is_copied = False
@@ -77,7 +80,8 @@ class EngineFiles:
 
     @contextmanager
     def collected(self, folder: str, *, copied: bool) -> Iterator[list[tuple[Any, str]]]:
-        """Inside, what DeepSpeed saves is gathered; `copied` keeps it as it is now, whatever comes."""
+        """Inside, what DeepSpeed saves is gathered; `copied` keeps it as it is now, whatever comes once
+        `finish_copies` was called."""
         self._folder, self._parts, self._is_copied = folder, [], copied
         yield self._parts
 
@@ -96,10 +100,16 @@ class EngineFiles:
             self._source, self._loaded = None, ("", None)
 
     def snapshot(self, parts: Sequence[tuple[Any, str]]) -> Snapshot:
-        return Snapshot(self._folder, self._rank, tuple(parts))
+        return Snapshot(self._folder, self._rank, tuple(parts), self._copies)
+
+    def finish_copies(self) -> None:
+        """To be called before anything that a snapshot holds is changed."""
+        began = time.monotonic()
+        self._copies.finish()
+        self.waited_seconds += time.monotonic() - began
 
     def _save(self, state_dict: Any, path: str) -> None:
-        kept = self._copies.copy(os.path.basename(path), state_dict) if self._is_copied else state_dict
+        kept = self._copies.begin(os.path.basename(path), state_dict) if self._is_copied else state_dict
         self._parts.append((kept, path))
 
     def _load(self, path: str, map_location: Any = None) -> Any:
@@ -109,59 +119,6 @@ class EngineFiles:
             file: Any = self._source.take(path)
             self._loaded = path, torch.load(file, map_location=map_location or "cpu", weights_only=True)
         return self._loaded[1]
-
-
-class HostCopies:
-    """Copies states into the host's memory, in buffers that serve again at the next save: memory that was
-    never touched before costs more than the copy itself."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, int], Tensor] = {}
-
-    @torch.no_grad()
-    def copy(self, name: str, state: Any) -> Any:
-        """`state` with every tensor in a buffer, valid until the next copy of that name."""
-        by_place: dict[tuple[Any, ...], Tensor] = {}
-        buffers: list[Tensor] = []
-        tensors: list[Tensor] = []
-
-        def place(tensor: Tensor) -> Tensor:
-            key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-            buffer = by_place.get(key)
-            if buffer is None or not tensor.numel():  # empty ones lie at the same address
-                by_place[key] = buffer = self._buffer((name, len(buffers)), tensor)
-                buffers.append(buffer)
-                tensors.append(tensor)
-            return buffer
-
-        copied = _replace_tensors(state, place)
-        if tensors:
-            torch._foreach_copy_(buffers, tensors, non_blocking=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return copied
-
-    def _buffer(self, key: tuple[str, int], tensor: Tensor) -> Tensor:
-        buffer = self._buffers.get(key)
-        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            self._buffers[key] = buffer
-        return buffer
-
-
-def _replace_tensors(value: Any, place: Any) -> Any:
-    if isinstance(value, Tensor):
-        return place(value)
-    if isinstance(value, dict):
-        replaced = copy.copy(value)
-        for name in replaced:
-            replaced[name] = _replace_tensors(value[name], place)
-        return replaced
-    if isinstance(value, list):
-        return [_replace_tensors(item, place) for item in value]
-    if type(value) is tuple:
-        return tuple(_replace_tensors(item, place) for item in value)
-    return value if isinstance(value, SCALARS) else copy.deepcopy(value)
 
 
 @contextmanager
