@@ -91,7 +91,7 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
     from training.engine.engine import Engine
     from training.objectives import Learner
     from training.saving import checkpoints
-    from training.saving.background import Background
+    from training.saving.background import in_background
 
     torch.set_num_threads(1)
     shape = Shape(**SIZES[size], grid=(4, 4, 4), clips=1, dtype="fp32", compile=False)
@@ -115,7 +115,7 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
     def background(name: str) -> float:
         engine.take_copying_seconds()
         began = time.monotonic()
-        writing = Background(engine.snapshot(folder, name, {}, copied=True).write)
+        writing = in_background(engine.snapshot(folder, name, {}, copied=True).write)
         stalled = time.monotonic() - began
         step("step_beside")
         checkpoints.commit(folder, name=name, step=1, state={}, files=writing.result())

@@ -9,7 +9,7 @@ from rich.table import Table
 from infra.errors import UsageError
 from infra.registry import find_bundle
 from reelgpt.command import InputUri, Outcome
-from training.data import open_judged
+from training.judged import open_judged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

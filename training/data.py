@@ -1,5 +1,4 @@
-"""What a run learns from, or a model is judged on: a whole shard set of the right kind and, for codes, the
-tokenizer that speaks them.
+"""What a run learns from: a whole shard set of the right kind and, for codes, the tokenizer that speaks them.
 
 Checked before torch is imported: a refusal must be instant.
 """
@@ -9,15 +8,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from infra import configs, storage
-from infra.errors import BundleError, ConfigError, UsageError
+from infra import storage
+from infra.errors import ConfigError, UsageError
 from infra.registry import find_bundle
 from model.bundle import BundleInfo, read_bundle
-from model.config import TokenizerConfig
+from model.config import GPTConfig, TokenizerConfig
 from model.tasks import Grid, sequence_length
-from pipelines.shards import SPLITS, ShardSet, Split
+from model.vocabulary import Vocabulary
+from pipelines.shards import ShardSet, Split
 from training.config import RunConfig
-from training.configs.objective import PredictConfig, ReconstructConfig
+from training.configs.objective import GPTShape, ReconstructConfig
 from training.loading.shelf import Shelf
 
 
@@ -53,6 +53,19 @@ class TrainingData:
         assert self.tokenizer is not None
         assert isinstance(self.tokenizer.config, TokenizerConfig)
         return self.tokenizer.config
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the model that predicts these codes."""
+        return Vocabulary(num_codes=self.tokenizer_config.num_codes)
+
+    def gpt_config(self, shape: GPTShape) -> GPTConfig:
+        """Of the model of this shape that predicts these codes."""
+        return shape.config(
+            vocabulary_size=self.vocabulary.size,
+            context_tokens=self.longest_sequence,
+            code_levels=self.tokenizer_config.levels,
+        )
 
     @property
     def longest_sequence(self) -> int:
@@ -131,53 +144,6 @@ def _open_start(uri: str, shard_set: ShardSet) -> BundleInfo:
             f"tokenize with the model's own tokenizer first"
         )
     return info
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
-    """A model's bundle, and the held-out clips that it is judged on."""
-
-    bundle: BundleInfo
-    train: Shelf
-    validation: Shelf
-    objective: PredictConfig | None
-    """Of a GPT: what it was trained for."""
-
-
-def open_judged(uri: str, data: str) -> Judged:
-    """Raises UsageError, BundleError or ShardError where the two do not belong together."""
-    bundle, shard_set = read_bundle(uri), ShardSet.open(data)
-    kind, manifest = bundle.kind, shard_set.manifest
-    needed = "frames" if kind == "tokenizer" else "tokens"
-    if manifest.kind != needed:
-        raise UsageError(f"{data} holds {manifest.kind}; a {kind} is judged on {needed}")
-    if kind == "gpt" and manifest.tokenizer_fingerprint != bundle.tokenizer_fingerprint:
-        raise UsageError(
-            f"{data} was made by another tokenizer than the one in {uri}; tokenize with that one first"
-        )
-    objective = _trained_for(bundle) if kind == "gpt" else None
-    train, held_out = (tuple(shard_set.shards(split)) for split in SPLITS)
-    validation = tuple(entry for entry in held_out if objective is None or objective.fits(entry.shape))
-    if not validation:
-        raise UsageError(
-            f"{data} holds out no clip that a {kind} could be judged on; make it from more videos"
-        )
-    return Judged(
-        bundle=bundle,
-        train=Shelf(shard_set, train),
-        validation=Shelf(shard_set, validation),
-        objective=objective,
-    )
-
-
-def _trained_for(bundle: BundleInfo) -> PredictConfig:
-    try:
-        return configs.from_dict(PredictConfig, bundle.lineage["config"]["objective"])
-    except (KeyError, TypeError, ConfigError):
-        raise BundleError(
-            f"{bundle.uri} does not say how its task was set: its lineage.json has no config.objective of a "
-            f"GPT; judge a bundle that `reelgpt train` wrote"
-        ) from None
 
 
 def _require_alike(shard_sets: Sequence[ShardSet]) -> None:

@@ -17,8 +17,8 @@ from model.gpt import GPT
 from model.tasks import Sequence, Task, collate
 from model.tokenizer import Tokenizer, resize
 from model.vocabulary import Vocabulary
-from training.data import Judged
 from training.engine.on_device import device_of, on_device
+from training.judged import Judged
 from training.loading.shelf import Clip, Shelf, clips_of_some_groups, stored_clips
 
 MAX_CLIPS = 256

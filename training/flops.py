@@ -3,12 +3,14 @@
 Shapes: D model, F feed-forward, K head width, V vocabulary, L tokens, N layers.
 """
 
+import re
 from dataclasses import dataclass
 
 from model.config import GPTConfig
 
 PEAK_TFLOPS = {
     "B200": 2250.0,
+    "GH200": 989.0,
     "H200": 989.0,
     "H100": 989.0,
     "A100": 312.0,
@@ -17,7 +19,7 @@ PEAK_TFLOPS = {
     "A10": 125.0,
     "V100": 125.0,
 }
-"""Dense bf16 (V100: fp16) of the makers' data sheets, by what the device's name contains."""
+"""Dense bf16 (V100: fp16) of the makers' data sheets, by a word of the device's name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,4 +59,5 @@ def training_flops_per_token(config: GPTConfig, num_tokens: int) -> float:
 
 def peak_tflops(device: str) -> float | None:
     """Of a GPU by its name; None where it is not known."""
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
+    words = re.findall(r"[A-Za-z0-9]+", device)
+    return next((PEAK_TFLOPS[word] for word in words if word in PEAK_TFLOPS), None)

@@ -41,7 +41,7 @@ class Kept:
     damaged: list[Damage]
     """Of those here."""
     copied: list[Checkpoint]
-    """None where they are out of reach and some are here, as who goes on from one says."""
+    """Empty where they are out of reach and some are here, as who goes on from one says."""
 
     @classmethod
     def of(cls, directory: RunDirectory, config: RunConfig) -> "Kept":

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,7 +19,7 @@ from training.run import Run
 from training.run_directory import Attempt
 from training.samples import drawer
 from training.saver import Saving
-from training.saving.background import Background
+from training.saving.background import in_background
 from training.tracking.tracked_run import Tracking
 
 
@@ -121,7 +122,7 @@ class Bundles:
         self._weights = weights
         self._saving = saving
         self._tracking = tracking
-        self._writing: Background[None] | None = None
+        self._writing: Future[None] | None = None
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         config = self._run.config
@@ -140,7 +141,7 @@ class Bundles:
             mlflow_run_id=self._tracking.run_id,
         )
         model = assemble(self._run.objective, weights)  # here: it takes numbers from torch's generator
-        self._writing = Background(partial(export_bundle, self._run, model, origin, dict(metrics)))
+        self._writing = in_background(partial(export_bundle, self._run, model, origin, dict(metrics)))
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
@@ -150,7 +151,7 @@ class Bundles:
             yield
         finally:
             if self._writing:
-                self._writing.wait()
+                wait([self._writing])
         self._require_written()
 
     def _require_written(self) -> None:

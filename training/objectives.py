@@ -68,14 +68,8 @@ class Learner(nn.Module):
 def build_objective(config: RunConfig, data: TrainingData) -> Objective:
     if isinstance(config.objective, ReconstructConfig):
         return Reconstruct(config.objective)
-    tokenizer_config = data.tokenizer_config
-    vocabulary = Vocabulary(num_codes=tokenizer_config.num_codes)
-    gpt_config = config.objective.model.config(
-        vocabulary_size=vocabulary.size,
-        context_tokens=data.longest_sequence,
-        code_levels=tokenizer_config.levels,
-    )
-    return Predict(config.objective, gpt_config, vocabulary)
+    gpt_config = data.gpt_config(config.objective.model)
+    return Predict(config.objective, gpt_config, data.vocabulary)
 
 
 class Reconstruct:
@@ -133,9 +127,8 @@ class Reconstruct:
             side = int(rng.integers(round(short * self._config.smallest_crop), short + 1))
             top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
             mirror = self._config.flip and bool(rng.integers(2))
-        indices = np.minimum(
-            np.arange(first, first + num_frames), len(clip) - 1
-        )  # a still stands for its neighbours
+        # a still stands for its neighbours
+        indices = np.minimum(np.arange(first, first + num_frames), len(clip) - 1)
         crop = torch.from_numpy(clip[indices, top : top + side, left : left + side].copy())
         frames = square(crop, self._config.model.frame_size)
         return frames.flip(-1) if mirror else frames

@@ -20,8 +20,6 @@ STAGES: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
 OFFLOADS = ((False, False), (True, False), (False, True), (True, True))
 """Of the optimizer, and of the weights."""
 GB = 1e9
-CHINCHILLA_TOKENS_PER_PARAMETER = 20
-"""arXiv 2203.15556, table 3: what a given amount of computing spends best; more where data repeats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +160,7 @@ def _tokenizer_facts(config: RunConfig, objective: ReconstructConfig, machine: M
 def _gpt_facts(
     config: RunConfig, objective: PredictConfig, data: TrainingData, machine: Machine
 ) -> dict[str, Any]:
-    shape = _shape(objective, data)
+    shape = data.gpt_config(objective.model)
     counts = count_parameters(shape)
     num_clips = config.steps * config.batches.global_batch
     tokens = {length: num_clips * share * length for length, share in data.shares_of_lengths.items()}
@@ -203,17 +201,6 @@ def _fitting(
         "device_bytes_per_rank": states.device.total + config.batches.micro_batch * bytes_per_clip,
         "largest_micro_batch": _largest_micro_batch(config, int(max(0.0, room) // bytes_per_clip)),
     }
-
-
-def _shape(objective: PredictConfig, data: TrainingData) -> GPTConfig:
-    from model.vocabulary import Vocabulary
-
-    tokenizer = data.tokenizer_config
-    return objective.model.config(
-        vocabulary_size=Vocabulary(num_codes=tokenizer.num_codes).size,
-        context_tokens=data.longest_sequence,
-        code_levels=tokenizer.levels,
-    )
 
 
 def _memory(config: RunConfig, num_parameters: int) -> dict[str, Any]:

@@ -61,6 +61,10 @@ class Ranks:
         distributed.all_gather_object(box, record, group=self.group)
         return box
 
+    def first_of(self, record: Record | None) -> Record | None:
+        """What the first rank says that has anything to say; nobody goes on before all have come."""
+        return next(filter(None, self.gather(record)), None)
+
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums over the ranks, in float64, added in the order of the ranks on every one of them."""
         if self.group is None:

@@ -8,6 +8,7 @@ another rank, so that nothing can wait for a word that a dead thread owes.
 import platform
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,7 @@ from training.engine.engine import Engine
 from training.loop import Metrics, Progress
 from training.run import Run
 from training.saving import checkpoints
-from training.saving.background import Background
-from training.saving.copies import Copies
+from training.saving.background import in_background
 from training.saving.manifest import FileRecord
 
 
@@ -28,7 +28,7 @@ class Pending:
 
     name: str
     state: dict[str, Any]
-    records: Background[list[FileRecord]]
+    records: Future[list[FileRecord]]
 
     @property
     def problem(self) -> str | None:
@@ -62,9 +62,9 @@ class Saving:
         self._passed_over = resumed.passed_over
         self._saved_step = resumed.checkpoint.step if resumed.checkpoint else 0
         self._pending: Pending | None = None
-        self._housekeeping: Background[None] | None = None
+        self._housekeeping: Future[None] | None = None
         self._is_untidy = False
-        self._copies = copies_of(run)
+        self._copies = run.directory.copies(run.config)
         self._stall_seconds = 0.0
         self.newest = resumed.checkpoint.name if resumed.checkpoint else None
         """Name of the checkpoint that holds the last state committed."""
@@ -99,7 +99,7 @@ class Saving:
         """After the last step: what is committed, is also copied and tidied up. All ranks call together."""
         self.save_now()
         if self._housekeeping:
-            self._housekeeping.wait()
+            wait([self._housekeeping])
         self._tidy_up()
         if self._housekeeping:
             self._housekeeping.result()
@@ -110,9 +110,9 @@ class Saving:
         try:
             yield
         finally:
-            for work in (self._pending and self._pending.records, self._housekeeping):
-                if work:
-                    work.wait()
+            beside: list[Future[Any]] = [self._pending.records] if self._pending else []
+            beside += [self._housekeeping] if self._housekeeping else []
+            wait(beside)
 
     def _begin(self) -> None:
         progress, ranks = self._progress, self._run.ranks
@@ -121,7 +121,7 @@ class Saving:
         self._commit()  # never two at once
         name, state = ranks.broadcast(checkpoints.new_name(progress.step)), self._state()
         snapshot = self._engine.snapshot(self._root, name, state, copied=self._config.background)
-        self._pending = Pending(name, state, Background(snapshot.write))
+        self._pending = Pending(name, state, in_background(snapshot.write))
         self._saved_step = progress.step
         if not self._config.background:
             self._commit()
@@ -130,7 +130,7 @@ class Saving:
         """Looks whether the pending checkpoint is on every rank's disk. All ranks ask together."""
         if self._pending is None:
             return
-        num_writing = self._run.ranks.sum([float(not self._pending.records.is_done)])[0]
+        num_writing = self._run.ranks.sum([float(not self._pending.records.done())])[0]
         if not num_writing:
             self._commit()
 
@@ -140,7 +140,7 @@ class Saving:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        problem = next(filter(None, self._run.ranks.gather(pending.problem)), None)
+        problem = self._run.ranks.first_of(pending.problem)
         if problem is not None:
             if self._run.ranks.is_first:
                 checkpoints.abandon(self._root, pending.name)
@@ -155,13 +155,13 @@ class Saving:
 
     def _tidy_up(self) -> None:
         """Begins to forget and to copy what is due, unless the last time is not over: nobody waits for it."""
-        if not self._is_untidy or (self._housekeeping and not self._housekeeping.is_done):
+        if not self._is_untidy or (self._housekeeping and not self._housekeeping.done()):
             return
         if self._housekeeping:
             self._housekeeping.result()
         self._run.attempt.require_newest()
         self._is_untidy = False
-        self._housekeeping = Background(self._keep_house)
+        self._housekeeping = in_background(self._keep_house)
 
     def _keep_house(self) -> None:
         keep_last, keep_every_steps = self._config.keep_last, self._config.keep_every_steps
@@ -190,11 +190,6 @@ class Saving:
             "versions": versions(),
             **self._facts,
         }
-
-
-def copies_of(run: Run) -> Copies | None:
-    copy_to = run.config.checkpoints.copy_to
-    return None if copy_to is None else Copies(run.directory.path, copy_to)
 
 
 def layout(run: Run) -> dict[str, int]:

@@ -33,7 +33,7 @@ from training.ranks import Ranks
 from training.run import Run
 from training.run_directory import Attempt, RunDirectory
 from training.run_identity import identity, refuse_mismatch
-from training.saver import Saving, copies_of, layout, versions
+from training.saver import Saving, layout, versions
 from training.saving import checkpoints
 from training.saving.manifest import Checkpoint
 from training.saving.verified_files import VerifiedFiles
@@ -64,7 +64,8 @@ def _join(job: Job, data: TrainingData, ranks: Ranks) -> Run:
 
 
 def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str, Any]:
-    found = checkpoints.find(run.directory.checkpoints, run.ranks, layout(run), copies=copies_of(run))
+    copies = run.directory.copies(run.config)
+    found = checkpoints.find(run.directory.checkpoints, run.ranks, layout(run), copies=copies)
     engine, batches = _build(run, is_resumed=found.checkpoint is not None)
     progress = _resume(run, engine, found)
     resumed_from = progress.step

@@ -112,6 +112,21 @@ def drifting_codes(count: int, *, grid: tuple[int, int, int] = (4, 2, 2), seed: 
     return list(((first + drift) % 16).astype("<u2"))
 
 
+@pytest.fixture
+def connected() -> Iterator[None]:
+    """Engines of this process are let go."""
+    yield
+    from training.engine.connection import disconnect
+
+    disconnect()
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which nothing is tracked and no fault is put in."""
+    return runs.bare_environment(tmp_path_factory.mktemp("site"))
+
+
 @pytest.fixture(scope="session")
 def frame_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     uri = str(tmp_path_factory.mktemp("data") / "frames")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from infra import configs
 from model.vocabulary import Vocabulary
-from tests.training.test_engine import micro_batches, tiny
+from tests.training.engines import micro_batches, tiny
 from training.config import RunConfig
 from training.configs.engine import EngineConfig
 from training.configs.objective import PredictConfig

@@ -12,10 +12,11 @@ import pytest
 
 from infra import storage
 from infra.errors import CheckpointError, StorageError
+from tests.training.tiny_checkpoints import commit, flip_a_bit, write
 from training.ranks import Ranks
 from training.saving import checkpoints
-from training.saving.checkpoints import hashed_file
-from training.saving.manifest import MANIFEST, Damage, FileRecord, Problem
+from training.saving.hashed_files import hashed_file
+from training.saving.manifest import MANIFEST, Damage, Problem
 
 ALONE = Ranks()
 
@@ -25,29 +26,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "checkpoints"
 
 
-def commit(root: Path, step: int, *, data: bytes = b"weights", state: dict[str, Any] | None = None) -> Path:
-    name = checkpoints.new_name(step)
-    record = write(root / name, data)
-    checkpoints.commit(str(root), name=name, step=step, state=state or {"step": step}, files=[record])
-    return root / name
-
-
-def write(folder: Path, data: bytes) -> FileRecord:
-    folder.mkdir(parents=True)
-    with hashed_file(str(folder / "weights.pt")) as file:
-        file.write(data)
-    return FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)
-
-
 def found_step(root: Path) -> int | None:
     checkpoint = checkpoints.find(str(root), ALONE).checkpoint
     return checkpoint.step if checkpoint else None
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_where_nothing_was_committed_nothing_is_found(root: Path) -> None:

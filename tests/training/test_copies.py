@@ -7,15 +7,15 @@ import pytest
 
 from infra import storage
 from infra.errors import CheckpointError, ReelgptError, UsageError
+from tests.training.tiny_checkpoints import commit, flip_a_bit
 from training.configs.checkpoints import CheckpointsConfig
 from training.going_on import Kept
 from training.ranks import Ranks
 from training.recipes import get_recipe
 from training.run_directory import RunDirectory
 from training.saving import checkpoints
-from training.saving.checkpoints import hashed_file
 from training.saving.copies import Copies
-from training.saving.manifest import MANIFEST, FileRecord
+from training.saving.manifest import MANIFEST
 
 
 class Place:
@@ -28,13 +28,7 @@ class Place:
         self.there = folder / "copy" / "checkpoints"
 
     def commit(self, step: int) -> Path:
-        name = checkpoints.new_name(step)
-        (self.root / name).mkdir(parents=True)
-        with hashed_file(str(self.root / name / "weights.pt")) as file:
-            file.write(f"weights {step}".encode())
-        record = FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)
-        checkpoints.commit(str(self.root), name=name, step=step, state={"step": step}, files=[record])
-        return self.root / name
+        return commit(self.root, step, data=f"weights {step}".encode())
 
     def found(self) -> checkpoints.Found:
         return checkpoints.find(str(self.root), Ranks(), copies=self.copies)
@@ -48,12 +42,6 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def test_another_machine_finds_the_newest_copy_and_what_lies_beside(place: Place) -> None:

@@ -16,8 +16,8 @@ from model.vocabulary import Vocabulary
 from pipelines.shards import ShardSet
 from tests.training.conftest import TINY_TOKENIZER, write_shard_set
 from training.configs.objective import GPTShape
-from training.data import open_judged
 from training.evaluate import evaluate_judged, evaluate_tokenizer, mean_colours
+from training.judged import open_judged
 from training.loading.shelf import Shelf
 from training.pictures import film_rows
 

@@ -185,7 +185,7 @@ def test_a_worker_that_stands_still_ends_the_run_and_is_named(
     (stopped,) = runs.ray_workers(cluster.second_node)
     os.kill(stopped, signal.SIGSTOP)
     refusal = runs.finish(process, code=1)
-    assert re.search(r"rank [01] did not arrive and gives no sign", refusal["error"])
+    assert re.search(r"rank [01] did not arrive and gave no sign", refusal["error"])
     assert "repeat the command" in refusal["error"]
     assert not psutil.pid_exists(stopped)  # gone with its group
     assert runs.run(*command, env=place)["resumed_from"] >= 5

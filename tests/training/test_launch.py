@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,40 +15,23 @@ from infra import tracking
 from pipelines.shards import ShardSet
 from tests.faults.matrix import SEED
 from tests.training import runs
+from tests.training.faults import Undisturbed, newest_checkpoint, require_same
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.slow]
-
-Undisturbed = tuple[Path, dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return runs.bare_environment(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, token_set: ShardSet, bare: dict[str, str]
 ) -> Undisturbed:
-    """The run directory and summary of a GPT that two workers under torchrun trained without interruption."""
+    """A GPT that two workers under torchrun trained without interruption."""
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    return run_dir, runs.run(*gpt(token_set, run_dir), env=bare)
+    return Undisturbed(run_dir, runs.run(*gpt(token_set, run_dir), env=bare))
 
 
 def gpt(token_set: ShardSet, run_dir: Path, launcher: str = "torchrun") -> tuple[str, ...]:
     places = f"--data={token_set.uri}", f"--run-dir={run_dir}", f"--launcher={launcher}"
     return "gpt_tiny", *places, *runs.GPT
-
-
-def ended_the_same(run_dir: Path, summary: dict[str, Any], expected: Undisturbed) -> bool:
-    """Every number of every line, and every weight, to the last bit."""
-    assert runs.metrics(run_dir) == runs.metrics(expected[0])
-    assert summary["fingerprint"] == expected[1]["fingerprint"]
-    return True
-
-
-def newest_checkpoint(run_dir: Path) -> Path:
-    return max((run_dir / "checkpoints").iterdir(), key=lambda path: path.name)
 
 
 @pytest.mark.faults
@@ -64,7 +46,7 @@ def test_killed_at_any_moment_and_repeated_it_ends_the_same(
     arguments = [argument for argument in gpt(token_set, run_dir) if "--launcher" not in argument]
     summary = runs.run(*arguments, env=bare, before=runs.TORCHRUN)
     assert summary["resumed_from"] == saved
-    assert ended_the_same(run_dir, summary, undisturbed)
+    require_same(run_dir, summary, undisturbed)
 
 
 @pytest.mark.exhaustive
@@ -85,7 +67,7 @@ def test_killed_before_its_first_step_or_after_its_last_it_ends_the_same(
         time.sleep(chance.uniform(0.0, 0.5))
         process.kill()
         process.communicate()
-    assert ended_the_same(run_dir, runs.run(*gpt(token_set, run_dir), env=bare), undisturbed)
+    require_same(run_dir, runs.run(*gpt(token_set, run_dir), env=bare), undisturbed)
 
 
 @pytest.mark.exhaustive
@@ -105,13 +87,13 @@ def test_what_the_first_worker_refuses_at_the_end_is_what_is_said(
 
 
 def test_a_lineage_names_the_checkpoint(undisturbed: Undisturbed) -> None:
-    run_dir, summary = undisturbed
+    run_dir, summary = undisturbed.run_dir, undisturbed.summary
     lineage = json.loads((Path(summary["bundle"]) / "lineage.json").read_text())
     assert lineage["checkpoint"] == {"step": runs.STEPS, "name": newest_checkpoint(run_dir).name}
 
 
 def test_the_finished_model_is_what_the_last_line_measures(undisturbed: Undisturbed) -> None:
-    run_dir, summary = undisturbed
+    run_dir, summary = undisturbed.run_dir, undisturbed.summary
     measured = [line["step"] for line in runs.metrics(run_dir) if "val_loss" in line]
     assert measured == [6, runs.STEPS]
     assert runs.metrics(run_dir)[-1]["val_loss"] == summary["val_loss"]
@@ -120,7 +102,7 @@ def test_the_finished_model_is_what_the_last_line_measures(undisturbed: Undistur
 def test_a_finished_run_repeated_does_nothing(
     undisturbed: Undisturbed, token_set: ShardSet, bare: dict[str, str]
 ) -> None:
-    run_dir, summary = undisturbed
+    run_dir, summary = undisturbed.run_dir, undisturbed.summary
     before = (run_dir / "metrics.jsonl").stat().st_mtime_ns
     again = runs.run(*gpt(token_set, run_dir), env=bare)
     assert again["was_finished"]
@@ -131,7 +113,7 @@ def test_a_finished_run_repeated_does_nothing(
 def test_another_run_in_the_same_folder_is_refused(
     undisturbed: Undisturbed, token_set: ShardSet, bare: dict[str, str]
 ) -> None:
-    refusal = runs.run(*gpt(token_set, undisturbed[0]), "--seed=1", env=bare, code=2)
+    refusal = runs.run(*gpt(token_set, undisturbed.run_dir), "--seed=1", env=bare, code=2)
     assert "seed is 0 there and 1 here; go on with --seed 0" in refusal["error"]
 
 
@@ -151,9 +133,8 @@ def test_a_signal_stops_it_with_everything_saved(
     assert "saved; repeat the command to go on" in stopped["error"]
     summary = runs.run(*commands["stopped"], env=bare)
     assert summary["resumed_from"] >= 4
-    assert ended_the_same(
-        places["stopped"], summary, (places["whole"], runs.run(*commands["whole"], env=bare))
-    )
+    whole = Undisturbed(places["whole"], runs.run(*commands["whole"], env=bare))
+    require_same(places["stopped"], summary, whole)
 
 
 @pytest.mark.ray
@@ -172,7 +153,7 @@ def test_under_ray_train_a_killed_worker_changes_nothing(
     os.kill(victim, signal.SIGKILL)
     summary = runs.finish(process)
     assert summary["resumed_from"] >= 3
-    assert ended_the_same(run_dir, summary, undisturbed)
+    require_same(run_dir, summary, undisturbed)
     client = tracking.connect()
     assert client.get_run(summary["mlflow_run_id"]).info.status == "FINISHED"
     assert_tracked_once(run_dir, summary["mlflow_run_id"])
@@ -194,7 +175,7 @@ def test_under_ray_train_a_killed_command_repeated_at_once_ends_the_same(
     process = runs.start(*gpt(token_set, run_dir, launcher="ray"))
     runs.kill_once(process, lambda: runs.steps_logged(run_dir) >= 4)
     summary = runs.run(*gpt(token_set, run_dir, launcher="ray"))
-    assert ended_the_same(run_dir, summary, undisturbed)
+    require_same(run_dir, summary, undisturbed)
     assert_tracked_once(run_dir, summary["mlflow_run_id"])
     assert not list(run_dir.glob("ray-*"))
 

@@ -43,11 +43,6 @@ SLEEPING_IN_A_COLLECTIVE = SLEEPING.format(module="training.ranks", owner="Ranks
 SLEEPING_BESIDE_A_STEP = SLEEPING.format(module="training.saver", owner="Saving", method="__call__", call=6)
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return runs.bare_environment(tmp_path_factory.mktemp("site"))
-
-
 @pytest.fixture
 def expected(bench: Bench) -> list[dict[str, float]]:
     """Of workers that nobody launched."""
@@ -110,7 +105,7 @@ def test_a_rank_that_stands_still_ends_the_run_and_is_named(
     stopped = worker(process.pid, rank=1)
     stopped.send_signal(signal.SIGSTOP)
     refusal = runs.finish(process, code=1)
-    assert "rank 1 did not arrive and gives no sign" in refusal["error"]
+    assert "rank 1 did not arrive and gave no sign" in refusal["error"]
     assert "repeat the command" in refusal["error"]
     (stacks,) = (run_dir / "hangs").glob("*/rank-00000.txt")
     assert "run_steps" in stacks.read_text()

@@ -69,7 +69,7 @@ def walk(bench: Bench, run_dir: Path, legs: Sequence[Leg], *options: str) -> lis
     return resumed
 
 
-def differ(bench: Bench, run_dir: Path, *options: str, dtype: str = "fp32") -> None:
+def require_alike(bench: Bench, run_dir: Path, *options: str, dtype: str = "fp32") -> None:
     """Asserts that the run is the undisturbed one of `options`, within what the dtype allows."""
     expected = bench.undisturbed(*options).run_dir
     assert faults.clips_taken(run_dir) == faults.clips_taken(expected)
@@ -90,7 +90,7 @@ def test_two_workers_then_one_then_four_then_two(long_bench: Bench, tmp_path: Pa
     """Three times within one epoch."""
     legs = [(2, stage, 2), (1, stage, 4), (4, stage, 7), (2, stage, runs.STEPS)]
     assert walk(long_bench, tmp_path / "run", legs) == [7]
-    differ(long_bench, tmp_path / "run", f"--engine.zero-stage={stage}")
+    require_alike(long_bench, tmp_path / "run", f"--engine.zero-stage={stage}")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_three_who_are_left_of_four_share_four_micro_batches_unevenly(
     options = f"--engine.dtype={dtype}", *([NO_OVERFLOW] if dtype == "fp16" else [])
     legs = [(4, stage, 3), (3, stage, runs.STEPS)]
     assert walk(long_bench, run_dir, legs, *options, "--batches.allow-uneven") == [3]
-    differ(long_bench, run_dir, f"--engine.zero-stage={stage}", *options, dtype=dtype)
+    require_alike(long_bench, run_dir, f"--engine.zero-stage={stage}", *options, dtype=dtype)
 
 
 def test_every_zero_stage_learns_the_same(long_bench: Bench) -> None:
@@ -127,7 +127,7 @@ def test_every_zero_stage_goes_on_from_every_other(
 ) -> None:
     legs = [(1 + i % 2, stage, 3 * i + 3) for i, stage in enumerate(stages)]
     walk(long_bench, tmp_path / "run", legs)
-    differ(long_bench, tmp_path / "run", "--engine.zero-stage=2")
+    require_alike(long_bench, tmp_path / "run", "--engine.zero-stage=2")
 
 
 VARIANTS = [
@@ -150,7 +150,7 @@ def test_whatever_the_engine_does_another_number_of_workers_goes_on(
     long_bench: Bench, tmp_path: Path, dtype: str, options: tuple[str, ...], stage: int
 ) -> None:
     walk(long_bench, tmp_path / "run", [(2, stage, 4), (1, stage, 8), (2, stage, runs.STEPS)], *options)
-    differ(long_bench, tmp_path / "run", f"--engine.zero-stage={stage}", *options, dtype=dtype)
+    require_alike(long_bench, tmp_path / "run", f"--engine.zero-stage={stage}", *options, dtype=dtype)
 
 
 @pytest.mark.exhaustive
@@ -161,7 +161,7 @@ def test_in_bf16_every_zero_stage_goes_on_from_every_other(
     options = "--engine.dtype=bf16", "--optimizer.ema-decay=0.8"
     legs = [(2 - i % 2, stage, 4 * i + 4) for i, stage in enumerate(stages)]
     walk(long_bench, tmp_path / "run", legs, *options)
-    differ(long_bench, tmp_path / "run", "--engine.zero-stage=2", *options, dtype="bf16")
+    require_alike(long_bench, tmp_path / "run", "--engine.zero-stage=2", *options, dtype="bf16")
 
 
 @pytest.mark.exhaustive
@@ -172,7 +172,7 @@ def test_a_kill_in_each_leg_changes_nothing(long_bench: Bench, tmp_path: Path) -
         kill = faults.at(Moment(world_size - 1, step, "update"))
         long_bench.killed(run_dir, *options, rank=world_size - 1, faults=[kill], world_size=world_size)
     long_bench.run(run_dir, *options)
-    differ(long_bench, run_dir, "--engine.zero-stage=2")
+    require_alike(long_bench, run_dir, "--engine.zero-stage=2")
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,12 @@ def report(rank: int, place: str = "exchange", *, step: int = 5, is_waiting: boo
 @pytest.mark.parametrize(
     ("reports", "missing"),
     [
-        ([report(0), report(2)], "rank 1 did not arrive and gives no sign"),
-        ([report(0)], "ranks 1, 2 did not arrive and gives no sign"),
+        ([report(0), report(2)], "rank 1 did not arrive and gave no sign"),
+        ([report(0)], "ranks 1, 2 did not arrive and gave no sign"),
         ([report(0), report(1, "data"), report(2)], "rank 1 did not arrive"),
         ([report(0), report(1), report(2, step=4)], "rank 2 did not arrive"),
         ([report(0), report(1, is_waiting=False), report(2)], "rank 1 did not arrive"),
-        ([report(0, "update"), report(1, COMPILING, is_waiting=False)], "rank 2 did not arrive and gives no"),
+        ([report(0, "update"), report(1, COMPILING, is_waiting=False)], "rank 2 did not arrive and gave no"),
         (
             [report(rank, "update") for rank in (0, 1)] + [report(2, COMPILING, is_waiting=False)],
             "rank 2 did",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import storage
+from tests.training.tiny_checkpoints import commit
 from training import going_on
 from training.config import RunConfig
 from training.data import TrainingData
@@ -12,10 +13,7 @@ from training.going_back import GONE_BACK, gone_back
 from training.recipes import get_recipe
 from training.run_directory import RunDirectory
 from training.run_identity import identity
-from training.saving import checkpoints
-from training.saving.checkpoints import hashed_file
 from training.saving.copies import Copies
-from training.saving.manifest import FileRecord
 
 
 class TinyRun:
@@ -42,19 +40,13 @@ class TinyRun:
 
     def reach(self, *steps: int) -> None:
         """As the workers leave it: a checkpoint and a copy of each, and a line."""
-        root = self.directory.checkpoints
         for step in steps:
-            name = checkpoints.new_name(step)
-            storage.write(f"{root}/{name}/other", b"")
-            with hashed_file(f"{root}/{name}/weights.pt") as file:
-                file.write(b"weights")
-            record = FileRecord(name="weights.pt", size=file.size, sha256=file.hexdigest(), rank=0)
             state = {
                 "step": step,
                 "identity": identity(self.config, self.data),
                 GONE_BACK: gone_back(self.directory),
             }
-            checkpoints.commit(root, name=name, step=step, state=state, files=[record])
+            commit(Path(self.directory.checkpoints), step, state=state)
             storage.append(self.directory.metrics, f'{{"step": {step}}}\n'.encode())
         self.copies.upload_missing()
 

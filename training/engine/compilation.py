@@ -3,13 +3,14 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from infra.errors import TrainingError
+from training.objectives import Examples
 from training.ranks import Ranks
 
 
@@ -40,6 +41,33 @@ def compiling_explained() -> Iterator[None]:
             f"torch.compile failed ({reason}); delete its cache, {cache_dir()}, and repeat the command, or "
             f"train with --engine.no-compile"
         ) from None
+
+
+class CompiledShapes:
+    """Those of the micro-batches that the model was compiled for."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[torch.Size, ...]] = set()
+
+    def are_new(self, micro_batches: Sequence[Examples]) -> bool:
+        """Whether some of these are compiled for now. Says so once."""
+        here = {
+            tuple(tensor.shape for tensor in examples.values() if not _is_of_any_length(tensor))
+            for examples in micro_batches
+        }
+        are_new = not here <= self._known
+        self._known |= here
+        return are_new
+
+
+def allow_any_length(examples: Examples) -> None:
+    """One compilation serves lists of all lengths."""
+    for tensor in filter(_is_of_any_length, examples.values()):
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+
+
+def _is_of_any_length(tensor: Tensor) -> bool:
+    return tensor.ndim == 1
 
 
 def _has_compiler() -> bool:

@@ -16,7 +16,12 @@ from infra.errors import CheckpointError, TrainingError
 from training.config import RunConfig
 from training.engine import ema
 from training.engine.activations import checkpoint_blocks
-from training.engine.compilation import compile_model, compiling_explained
+from training.engine.compilation import (
+    CompiledShapes,
+    allow_any_length,
+    compile_model,
+    compiling_explained,
+)
 from training.engine.connection import deepspeed
 from training.engine.ema import Ema
 from training.engine.engine_files import EngineFiles, Snapshot
@@ -44,7 +49,7 @@ class Engine:
         self._stage = config.engine.stage_among(ranks.world_size)
         self._clip_norm = config.optimizer.clip_norm
         self._plain_norm = torch.zeros(())
-        self._known_shapes: set[tuple[torch.Size, ...]] = set()
+        self._compiled_shapes = CompiledShapes()
         if config.engine.checkpoint_activations:
             checkpoint_blocks(learner.model, reentrant=self._stage == 3)
         if config.engine.compile:
@@ -63,30 +68,20 @@ class Engine:
         device: torch.device = self._engine.device
         return device
 
-    @property
-    def grad_norm(self) -> float:
-        """Global norm of the last step's gradients, before clipping."""
-        return float(self._engine.get_global_grad_norm() if self._stage else self._plain_norm)
-
     def metrics(self) -> dict[str, float]:
         """Of the last step. Where fp16 gradients overflowed, they have no norm, and changed no weight."""
         if self._config.dtype != "fp16":
-            return {"grad_norm": self.grad_norm}
+            return {"grad_norm": self._grad_norm()}
         scaling = {
             "loss_scale": float(self._engine.optimizer.loss_scale),
             "skipped_steps": float(self._engine.skipped_steps),
         }
-        return ({"grad_norm": self.grad_norm} if self._engine.was_step_applied() else {}) | scaling
+        return ({"grad_norm": self._grad_norm()} if self._engine.was_step_applied() else {}) | scaling
 
     def compiles_for(self, micro_batches: Sequence[Examples]) -> bool:
         """Whether the update with these takes longer than others, as it is the first of their shapes. Says so
         once."""
-        if not self._config.compile:
-            return False
-        here = {_compiled_shapes(examples) for examples in micro_batches}
-        are_new = not here <= self._known_shapes
-        self._known_shapes |= here
-        return are_new
+        return self._config.compile and self._compiled_shapes.are_new(micro_batches)
 
     def update(
         self, micro_batches: Sequence[Examples], *, seeds: Sequence[int], lr: float, num_targets: float
@@ -165,13 +160,11 @@ class Engine:
         the next step, as long as that changes nothing.
         """
         begin_moments(self._engine.optimizer)
-        with self._files.collected(os.path.join(root, name), copied=copied) as parts:
-            self._engine.save_checkpoint(
-                root, tag=name, client_state={CLIENT_STATE: state}, save_latest=False
-            )
-            if self._ema is not None:
-                self._files.add(ema.file_name(self._ranks.rank), self._ema.tensors())
-        return self._files.snapshot(parts)
+        self._files.collect(os.path.join(root, name), copied=copied)
+        self._engine.save_checkpoint(root, tag=name, client_state={CLIENT_STATE: state}, save_latest=False)
+        if self._ema is not None:
+            self._files.add(ema.file_name(self._ranks.rank), self._ema.tensors())
+        return self._files.snapshot()
 
     def take_copying_seconds(self) -> float:
         """That steps had to wait for a snapshot's copy, since the last time asked."""
@@ -224,6 +217,10 @@ class Engine:
                 "or train in bf16 (--engine.dtype bf16)"
             ) from None
 
+    def _grad_norm(self) -> float:
+        """Of all ranks' gradients in the last step, before clipping."""
+        return float(self._engine.get_global_grad_norm() if self._stage else self._plain_norm)
+
     def _clip(self) -> None:
         """Without ZeRO, DeepSpeed clips and keeps the norm to itself: so that is done here."""
         self._plain_norm = nn.utils.clip_grad_norm_(self._engine.module.parameters(), self._clip_norm)
@@ -234,8 +231,7 @@ class Engine:
     def _move(self, examples: Examples) -> Examples:
         moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in examples.items()}
         if self._config.compile:
-            for tensor in filter(_is_list, moved.values()):
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            allow_any_length(moved)
         return moved
 
     def _owned_parts(self) -> list[Part]:
@@ -275,16 +271,6 @@ def _other_names_explained(place: str) -> Iterator[None]:
             f"{place} holds weights of other names than this build's model has; go on with the build that "
             f"wrote it, or train anew in another --run-dir"
         ) from None
-
-
-def _compiled_shapes(examples: Examples) -> tuple[torch.Size, ...]:
-    """Those that a compilation is made for."""
-    return tuple(tensor.shape for tensor in examples.values() if not _is_list(tensor))
-
-
-def _is_list(tensor: Tensor) -> bool:
-    """Of any length: one compilation serves all."""
-    return tensor.ndim == 1
 
 
 def _seed(device: torch.device, seed: int) -> None:

@@ -4,7 +4,7 @@ files that are read only once their hashes are right, and only as data (`weights
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infra.errors import CheckpointError
 from training.engine.host_copies import HostCopies
-from training.saving.checkpoints import HashedFile, hashed_file
+from training.saving.hashed_files import HashedFile, hashed_file
 from training.saving.manifest import FileRecord
 from training.saving.verified_files import VerifiedFiles
 
@@ -78,12 +78,10 @@ class EngineFiles:
         checkpoint_engine.load = self._load
         checkpoint_engine.makedirs = _leave_to_the_writing
 
-    @contextmanager
-    def collected(self, folder: str, *, copied: bool) -> Iterator[list[tuple[Any, str]]]:
-        """Inside, what DeepSpeed saves is gathered; `copied` keeps it as it is now, whatever comes once
+    def collect(self, folder: str, *, copied: bool) -> None:
+        """From now on, what DeepSpeed saves is gathered; `copied` keeps it as it is now, whatever comes once
         `finish_copies` was called."""
         self._folder, self._parts, self._is_copied = folder, [], copied
-        yield self._parts
 
     def add(self, name: str, tensors: dict[str, Tensor]) -> None:
         """A file of ours beside DeepSpeed's, in safetensors."""
@@ -99,8 +97,9 @@ class EngineFiles:
         finally:
             self._source, self._loaded = None, ("", None)
 
-    def snapshot(self, parts: Sequence[tuple[Any, str]]) -> Snapshot:
-        return Snapshot(self._folder, self._rank, tuple(parts), self._copies)
+    def snapshot(self) -> Snapshot:
+        """Of what was gathered."""
+        return Snapshot(self._folder, self._rank, tuple(self._parts), self._copies)
 
     def finish_copies(self) -> None:
         """To be called before anything that a snapshot holds is changed."""

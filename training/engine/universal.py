@@ -55,8 +55,8 @@ def converted(
     universal = ranks.on_first(lambda: _known(root, checkpoint) or _convert(root, checkpoint, order))
     files = VerifiedFiles(root, universal)
     mine = universal.files[ranks.rank :: ranks.world_size]
-    problems = ranks.gather(next(filter(None, (problem_of(files.folder, record) for record in mine)), None))
-    if problem := next(filter(None, problems), None):
+    problems = (problem_of(files.folder, record) for record in mine)
+    if problem := ranks.first_of(next(filter(None, problems), None)):
         if ranks.is_first:
             storage.delete(storage.join(root, checkpoint.name, RECORD))
         raise CheckpointError(

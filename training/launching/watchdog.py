@@ -225,7 +225,7 @@ def _missing(reports: list[Report], world_size: int) -> str:
     """Who did not arrive: who gives no sign, or lags behind, or does not wait where others do."""
     silent = sorted(set(range(world_size)) - {report.rank for report in reports})
     if silent:
-        return f"{_ranks(silent)} did not arrive and gives no sign: stopped, dead or cut off"
+        return f"{_ranks(silent)} did not arrive and gave no sign: stopped, dead or cut off"
     furthest = max(report.position for report in reports)
     behind = [report.rank for report in reports if report.position < furthest]
     if not behind and any(report.is_waiting for report in reports):

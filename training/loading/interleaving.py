@@ -30,8 +30,7 @@ def apportion(places: int, counts: Sequence[int]) -> list[int]:
 
 
 def turns(counts: Sequence[int], block: int, *key: int) -> tuple[Indices, Indices]:
-    """Of each place in a block of a pass: whose turn it is, and the how-manieth of that stream in the
-    pass."""
+    """Of each place in a block of a pass: whose turn it is, and how many turns that stream had before it."""
     start = block * BLOCK
     before = apportion(start, counts)
     after = apportion(min(start + BLOCK, sum(counts)), counts)

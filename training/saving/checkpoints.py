@@ -6,16 +6,13 @@ read.
 """
 
 import contextlib
-import hashlib
-import os
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from infra import storage
 from infra.errors import CheckpointError, ReelgptError, StorageError
@@ -45,35 +42,6 @@ class Found:
     passed_over: tuple[Damage, ...]
     files: VerifiedFiles | None = None
     """Of the checkpoint: what this rank has read of it already."""
-
-
-class HashedFile:
-    """A file that is hashed while it is written, front to back."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        self._hash.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
-@contextmanager
-def hashed_file(path: str) -> Iterator[HashedFile]:
-    """A new file, on the disk itself once the block is left."""
-    with open(path, "wb") as file:
-        yield HashedFile(file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def new_name(step: int) -> str:
@@ -201,7 +169,7 @@ def _candidates(root: str, copies: "Copies | None") -> tuple[list[Checkpoint], f
 
 
 def _among_copies(copies: "Copies", here: list[Checkpoint]) -> list[Checkpoint]:
-    """None where they are out of reach and the run can do without; where nothing is here, it cannot."""
+    """Empty where they are out of reach and the run can do without; where nothing is here, it cannot."""
     try:
         return copies.committed()[0]
     except ReelgptError as error:
@@ -216,8 +184,7 @@ def _among_copies(copies: "Copies", here: list[Checkpoint]) -> list[Checkpoint]:
 
 def _problem(files: VerifiedFiles, mine: Iterable[FileRecord], ranks: Ranks) -> Problem | None:
     """What is wrong with a checkpoint, as the first rank says that finds something in its files."""
-    problems = ranks.gather(next(filter(None, map(files.problem, mine)), None))
-    return next(filter(None, problems), None)
+    return ranks.first_of(next(filter(None, map(files.problem, mine)), None))
 
 
 def _fetch(copies: "Copies", name: str) -> Problem | None:

@@ -4,10 +4,11 @@ for longer than was said."""
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import TypeVar
 
 from infra.errors import ReelgptError
+from training.saving.background import in_background
 
 RETRY_SECONDS = 15.0
 Answer = TypeVar("Answer")
@@ -16,16 +17,7 @@ Answer = TypeVar("Answer")
 def within(seconds: float, ask: Callable[[], Answer], *, since: Callable[[], float]) -> Answer:
     """What `ask` answers. Raises TimeoutError where it takes so long from now, and from the last sign of life
     that `since` knows of; its thread does not keep the process."""
-    answer: Future[Answer] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(ask())
-        except Exception as error:  # noqa: BLE001 - it is raised again where the answer is awaited
-            answer.set_exception(error)
-
-    began = time.monotonic()
-    threading.Thread(target=run, daemon=True).start()
+    began, answer = time.monotonic(), in_background(ask)
     while not answer.done():
         left = max(began, since()) + seconds - time.monotonic()
         if left <= 0:
