@@ -21,7 +21,8 @@ from training.config import RunConfig
 from training.launching import announced
 from training.launching.launch import Launcher, train
 from training.recipes import RECIPES, get_recipe
-from training.verify_resume import Place, Verdict, verify_resume
+from training.verify_commands import Place
+from training.verify_resume import Verdict, verify_resume
 
 ANY_RECIPE = next(iter(RECIPES))
 """Whose settings `--help` shows before a recipe is named."""

@@ -56,6 +56,19 @@ class StepInput:
     """Of the clips' ids, to be added up over the ranks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What all ranks together bring to a step, and wish."""
+
+    num_targets: float
+    num_units: float
+    is_to_stop: bool
+    is_to_save: bool
+    is_to_ask: bool
+    """Whether machines are about to go."""
+    samples_digest: tuple[float, float]
+
+
 def run_steps(
     run: Run,
     engine: Engine,
@@ -79,27 +92,22 @@ def run_steps(
         for step, given in ahead:
             pace.waited(ahead.waited_seconds)
             pulse.at(step, "exchange")
-            # one exchange a step: the counts that losses are divided by, and what anybody wishes
-            wishes = stop.is_wanted(), ranks.is_first and stop.is_save_wanted(), stop.is_time_to_ask()
-            counts = float(given.num_targets), float(given.num_units)
-            num_targets, num_units, num_stops, num_saves, num_asks, *digest = ranks.sum(
-                [*counts, *map(float, wishes), *given.samples_digest]
-            )
-            if num_stops:
+            agreed = agree(given, stop, ranks)
+            if agreed.is_to_stop:
                 return False
-            if num_saves or (num_asks and stop.is_preempted()):
+            if agreed.is_to_save or (agreed.is_to_ask and stop.is_preempted()):
                 pulse.at(step, SAVING)
                 save()
                 if ranks.is_first:  # who commits
                     stop.tell_saved()
             pulse.at(step, COMPILING if engine.compiles_for(given.examples) else "update")
             lr = config.optimizer.learning_rate(step, config.steps)
-            losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=num_targets)
-            progress.step, progress.units = step, progress.units + int(num_units)
-            progress.samples_digest = chained(progress.samples_digest, digest)
+            losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=agreed.num_targets)
+            progress.step, progress.units = step, progress.units + int(agreed.num_units)
+            progress.samples_digest = chained(progress.samples_digest, agreed.samples_digest)
             metrics: Metrics = {}
             if config.is_logged(step):
-                metrics = mean_losses(losses, num_targets, ranks) | engine.metrics() | {"lr": lr}
+                metrics = mean_losses(losses, agreed.num_targets, ranks) | engine.metrics() | {"lr": lr}
                 require_finite(metrics, step)
                 metrics |= {"epoch": batches.epoch(step)} | _told(progress, objective.unit)
                 metrics |= pace.metrics(progress.units, world_size=ranks.world_size)
@@ -108,6 +116,15 @@ def run_steps(
                 listener(step, metrics)
             pulse.at(step + 1, "data")
     return True
+
+
+def agree(given: StepInput, stop: StopRequest, ranks: Ranks) -> Agreed:
+    """The one exchange of a step. All ranks must call together."""
+    wishes = stop.is_wanted(), ranks.is_first and stop.is_save_wanted(), stop.is_time_to_ask()
+    num_targets, num_units, num_stops, num_saves, num_asks, high, low = ranks.sum(
+        [given.num_targets, given.num_units, *wishes, *given.samples_digest]
+    )
+    return Agreed(num_targets, num_units, num_stops > 0, num_saves > 0, num_asks > 0, (high, low))
 
 
 def _told(progress: Progress, unit: str) -> Metrics:

@@ -19,7 +19,7 @@ they write whether theirs is still the newest.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ from infra.errors import StorageError, TrainingError, UsageError
 from infra.leases import Lease
 from model.bundle import MODEL_OF_A_RUN, RECORD
 from training.config import RunConfig
+from training.metrics_lines import read_lines
 from training.saving import manifest
 from training.saving.copies import Copies
-from training.tracking.following import parsed
 
 SAMPLE = re.compile(r"step-(\d+)\.png")
 BUNDLE = re.compile(r"step-(\d+)")
@@ -174,14 +174,3 @@ def sampled_step(file_name: str) -> int | None:
     """Of a picture in `samples/`; None of any other file there."""
     found = SAMPLE.fullmatch(file_name)
     return int(found[1]) if found else None
-
-
-def read_lines(path: str) -> Iterator[dict[str, float]]:
-    """The whole lines of a metrics file; a kill can leave the last one cut off. Raises TrainingError where
-    another is damaged."""
-    if not os.path.exists(path):
-        return
-    with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield parsed(line, path)

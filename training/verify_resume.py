@@ -5,12 +5,7 @@ command is repeated for N more, perhaps on another number of workers or at anoth
 first steps of the whole run that are taken: nothing of its schedule changes. Imports no torch.
 """
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,32 +15,18 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from infra import configs, storage
-from infra.errors import Stopped, TrainingError, UsageError
+from infra.errors import UsageError
 from training.config import RunConfig
 from training.configs.engine import EngineConfig
-from training.launching.stopping import die_with_parent
 from training.run_directory import RunDirectory
-from training.saving import manifest
+from training.verify_commands import Place, run_and_kill, run_until
 
-POLL_SECONDS = 0.005
 KEPT_CHECKPOINTS = 8
 """So many that the one that the kill waits for outlasts several looks, however short the steps are."""
-PAUSED = Stopped.exit_code
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
 """On another topology: how far two losses of a step may be apart, as a share of the loss."""
 WEIGHTS_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2}
 """The same of all weights: the norm of the difference, as a share of their norm."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where and how the runs are made; as for `training.launching.launch.train`."""
-
-    data: tuple[str, ...]
-    scratch: str
-    launcher: str
-    tokenizer: str | None = None
-    init_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,13 +89,13 @@ def verify_resume(
     whole, broken = (RunDirectory.at(storage.join(place.scratch, name)) for name in ("whole", "interrupted"))
     storage.delete(place.scratch)
     os.makedirs(place.scratch)
-    _run(shown, place, whole, pause_after=end)
+    run_until(shown, place, whole, pause_after=end)
     on_done(1)
-    killed_after = _run_and_kill(shown, place, broken, after=middle)
+    killed_after = run_and_kill(shown, place, broken, after=middle)
     on_done(2)
     saved = broken.newest_step()
     resume, resumed_from = ("auto", saved) if saved < end else (str(middle), middle)
-    _run(changed, place, broken, pause_after=end, resume=resume)
+    run_until(changed, place, broken, pause_after=end, resume=resume)
     on_done(3)
     topologies = _topology(shown), _topology(changed)
     dtype = None if topologies[0] == topologies[1] else config.engine.dtype
@@ -225,75 +206,3 @@ def _weights_apart(one: dict[str, NDArray[Any]], other: dict[str, NDArray[Any]])
     norms = [(np.linalg.norm(one[name] - other[name]), np.linalg.norm(one[name])) for name in one]
     apart, size = (float(np.linalg.norm(values)) for values in zip(*norms, strict=True))
     return apart / size
-
-
-def _run(
-    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int, resume: str = "auto"
-) -> None:
-    process = _start(config, place, run, pause_after=pause_after, resume=resume)
-    if process.wait() not in (0, PAUSED):
-        raise _failed(place, process.returncode)
-
-
-def _run_and_kill(config: RunConfig, place: Place, run: RunDirectory, *, after: int) -> int:
-    """Kills the run once the checkpoint of step `after` exists; gives the last step that it had logged."""
-    process = _start(config, place, run, pause_after=None, resume="auto")
-    while not any(checkpoint.step == after for checkpoint in manifest.committed(run.checkpoints)[0]):
-        if process.poll() is not None:
-            raise _failed(place, process.returncode)
-        time.sleep(POLL_SECONDS)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return max(int(line["step"]) for line in run.read_metrics())
-
-
-def _start(
-    config: RunConfig, place: Place, run: RunDirectory, *, pause_after: int | None, resume: str
-) -> subprocess.Popen[str]:
-    order = {
-        "config": configs.to_dict(config),
-        "data": place.data,
-        "run_dir": run.path,
-        "launcher": place.launcher,
-        "tokenizer": place.tokenizer,
-        "init_from": place.init_from,
-        "resume": resume,
-        "pause_after": pause_after,
-    }
-    with open(_log(place), "a") as log:
-        process = subprocess.Popen(
-        [sys.executable, "-m", "training.verify_resume"],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log, text=True, preexec_fn=die_with_parent,
-        )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(order))
-    process.stdin.close()
-    return process
-
-
-def _log(place: Place) -> str:
-    return os.path.join(place.scratch, "log.txt")
-
-
-def _failed(place: Place, code: int) -> TrainingError:
-    with open(_log(place)) as log:
-        last = log.read().strip().splitlines()[-1:] or [f"exit code {code}"]
-    return TrainingError(f"a run of --verify-resume failed: {last[0]}; all it said is in {_log(place)}")
-
-
-def _obey(order: dict[str, Any]) -> int:
-    """What one command of a verification does."""
-    from infra.errors import ReelgptError
-    from training.launching.launch import train
-
-    config = configs.from_dict(RunConfig, order.pop("config"))
-    try:
-        train(config, **order)
-    except ReelgptError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_obey(json.load(sys.stdin)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra import storage
-from training.tracking.following import Follower, followed
+from training.following import Follower, followed
 
 
 def lines(*steps: int) -> str:

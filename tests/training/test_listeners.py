@@ -6,7 +6,8 @@ from infra import storage
 from infra.errors import TrainingError
 from training.listeners import MetricsFile
 from training.loop import require_finite
-from training.run_directory import Attempt, RunDirectory, read_lines
+from training.metrics_lines import read_lines
+from training.run_directory import Attempt, RunDirectory
 
 
 def an_attempt(path: Path, name: str = "first") -> Attempt:

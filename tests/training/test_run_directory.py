@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from infra.errors import StorageError, UsageError
-from training.run_directory import RunDirectory, read_lines
+from training.metrics_lines import read_lines
+from training.run_directory import RunDirectory
 
 
 def test_a_remote_run_directory_is_refused() -> None:

@@ -139,7 +139,7 @@ def test_where_the_kill_came_too_late_the_run_is_told_to_go_back(
     token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps that are so short that all are done before anybody looks."""
-    monkeypatch.setattr("training.verify_resume.POLL_SECONDS", 30.0)
+    monkeypatch.setattr("training.verify_commands.POLL_SECONDS", 30.0)
     outcome = verify(token_set, tmp_path / "run", "2")
     assert outcome.exit_code == 0
     assert outcome.summary["killed_after"] == runs.STEPS

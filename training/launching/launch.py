@@ -25,6 +25,7 @@ from infra.passwords import require_no_password
 from training.config import RunConfig
 from training.data import TrainingData, open_data
 from training.engine.deepspeed_settings import inline
+from training.following import OnMetrics, followed
 from training.going_on import begin, check, finished
 from training.launching import announced
 from training.launching.answers import Summary, surroundings
@@ -37,7 +38,6 @@ from training.launching.under_ray import under_ray
 from training.run_directory import Attempt, RunDirectory
 from training.saving.copies import bring_owed
 from training.starting_model import Start
-from training.tracking.following import OnMetrics, followed
 from training.tracking.tracked_run import mend
 
 Launcher = Literal["auto", "local", "ray", "torchrun", "deepspeed"]

@@ -8,9 +8,9 @@ from infra import configs, storage, tracking
 from infra.errors import StorageError
 from infra.tracking import LoggedStep, RunFacts, ShardSetInput, Status, Tracker
 from training.config import RunConfig
+from training.metrics_lines import Tail
 from training.run_directory import RunDirectory, sampled_step
 from training.tracking import tracking_record
-from training.tracking.following import Tail
 from training.tracking.tracking_record import TrackingRecord
 
 if TYPE_CHECKING:

@@ -1,15 +1,12 @@
 """Reads metrics.jsonl along while it grows, wherever the workers are, and tells of every new line."""
 
-import contextlib
-import json
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from infra.errors import TrainingError
+from training.metrics_lines import Tail
 
 OnMetrics = Callable[[dict[str, float]], None]
 
@@ -57,46 +54,3 @@ class Follower:
             if line["step"] > self._last_step:
                 self._last_step = line["step"]
                 yield line
-
-
-class Tail:
-    """Keeps its place in a file that grows. A resume puts a new file there, which is read from its start."""
-
-    def __init__(self, path: str, *, begins_at_end: bool = False) -> None:
-        self._path = path
-        self._file_id, self._offset = _id_and_size(path) if begins_at_end else (0, 0)
-
-    def new_lines(self) -> Iterator[dict[str, float]]:
-        """The whole lines since the last call."""
-        file_id, size = _id_and_size(self._path)
-        if file_id != self._file_id:
-            self._file_id, self._offset = file_id, 0
-        if size <= self._offset:
-            return
-        with open(self._path, "rb") as file:
-            file.seek(self._offset)
-            for raw in file:
-                if not raw.endswith(b"\n"):
-                    return
-                self._offset += len(raw)
-                yield parsed(raw, self._path)
-
-
-def parsed(raw: bytes, path: str) -> dict[str, float]:
-    """A whole line of the metrics file at `path`. Raises TrainingError where it was changed since."""
-    with contextlib.suppress(ValueError):
-        line: Any = json.loads(raw)
-        if isinstance(line, dict) and "step" in line:
-            return line
-    raise TrainingError(
-        f"{path} has a line that is no record of a step: {raw[:40]!r}; it was changed after it was written: "
-        f"delete that line, and repeat the command"
-    )
-
-
-def _id_and_size(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return 0, 0
-    return found.st_ino, found.st_size
