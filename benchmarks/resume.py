@@ -6,9 +6,10 @@
 Saving: seconds that the steps stand still, one worker in fp32, before the next one and where its optimizer
 waits for the copy, beside waiting for the same save, beside DeepSpeed's own save_checkpoint, and beside a
 bare torch.save of weights and optimizer state, which neither hashes nor waits for the disk. The step beside
-which a checkpoint is copied and written is told as a multiple of the others. Resuming: seconds from
+which a checkpoint is copied and written is told as a multiple of the others. The same in whole runs of one
+and two workers, commit and all that workers tell each other for it included. Resuming: seconds from
 `reelgpt train` to its next step, which is told apart, beside a process that imports torch and DeepSpeed and
-reads the same bytes: nothing can resume faster than that. Each measurement is a process of its own; the
+reads the same bytes, and beside one that keeps DeepSpeed from importing MLflow, as ours does. Each measurement is a process of its own; the
 medians are shown.
 """
 
@@ -33,8 +34,10 @@ SIZES: dict[str, dict[str, int]] = {
     "large": {"model_dim": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 4, "hidden_dim": 2048},
 }
 POLL_SECONDS = 0.005
+STEPS_BETWEEN_SAVES = 8
 FLOOR = """
-import sys, time
+import sys
+if {withheld}: sys.modules["mlflow"] = None
 import torch, deepspeed
 for path in sys.argv[1:]:
     with open(path, "rb") as file:
@@ -53,8 +56,10 @@ def main() -> None:
     for size in options.sizes:
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             saves = _saves(size, folder, options.saves)
-            resumes = _resumes(size, Path(folder), options.resumes)
-        rows.append({"size": size} | saves | resumes)
+            command = _command(size, _token_set(Path(folder)))
+            stalls = {f"run_{n}": _stalls(command, Path(folder), n, options.saves) for n in (1, 2)}
+            resumes = _resumes(command, Path(folder), options.resumes)
+        rows.append({"size": size} | saves | stalls | resumes)
         _say(json.dumps(rows[-1]), sys.stderr)
     _show(rows)
 
@@ -162,25 +167,52 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
     _say(json.dumps({"parameters": parameters, "bytes": num_bytes} | medians))
 
 
-def _resumes(size: str, folder: Path, num_resumes: int) -> dict[str, Any]:
-    data, run_dir = _token_set(folder), folder / "run"
+def _command(size: str, data: str) -> list[str]:
     shape = [f"--objective.model.{name.replace('_', '-')}={value}" for name, value in SIZES[size].items()]
+    return [
+        sys.executable, "-m", "reelgpt", "train", "gpt_tiny", f"--data={data}", *shape, "--launcher=torchrun",
+        "--batches.global-batch=2", "--batches.micro-batch=1", "--evaluation.every-steps=1000000",
+        "--log-every-steps=1", "--objective.prefix-frames=1", "--no-track",
+    ]  # fmt: skip
+
+
+def _stalls(command: list[str], folder: Path, num_workers: int, num_saves: int) -> dict[str, float]:
+    """Seconds of a save that the steps of a whole run stand still for, beside them and waited for: those that
+    the run tells of from a save to the next, without the first save and the one at the end."""
+    stalls = {}
+    for kind, option in (("background", []), ("synchronous", ["--checkpoints.no-background"])):
+        run_dir = folder / f"{kind}-{num_workers}"
+        run = [
+            *command, f"--run-dir={run_dir}", f"--num-workers={num_workers}", *option,
+            f"--steps={STEPS_BETWEEN_SAVES * (num_saves + 2)}",
+            f"--checkpoints.every-steps={STEPS_BETWEEN_SAVES}",
+        ]  # fmt: skip
+        subprocess.run(run, env=ENVIRONMENT, check=True, capture_output=True)
+        lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        of_saves = [0.0] * (num_saves + 3)
+        for line in lines:
+            of_saves[line["step"] // STEPS_BETWEEN_SAVES] += line["save_stall_seconds"]
+        stalls[kind] = statistics.median(of_saves[2:-1])
+        shutil.rmtree(run_dir)
+    return stalls
+
+
+def _resumes(command: list[str], folder: Path, num_resumes: int) -> dict[str, Any]:
+    run_dir = folder / "run"
     command = [
-        sys.executable, "-m", "reelgpt", "train", "gpt_tiny", f"--data={data}", f"--run-dir={run_dir}",
-        *shape,
-        "--num-workers=1", "--batches.global-batch=2", "--steps=1000000", "--checkpoints.every-steps=2",
-        "--evaluation.every-steps=1000000", "--log-every-steps=1", "--objective.prefix-frames=1",
-        "--no-track",
+        *command, f"--run-dir={run_dir}", "--num-workers=1", "--steps=1000000", "--checkpoints.every-steps=2"
     ]  # fmt: skip
     _start_and_kill(command, run_dir, until_step=2)
-    resumes, steps, floors = [], [], []
+    resumes, steps, floors, lower = [], [], [], []
     for _ in range(num_resumes):
         newest = max((run_dir / "checkpoints").glob("*/MANIFEST.json")).parent
-        floors.append(_floor(sorted(newest.glob("*.pt"))))
+        files = sorted(newest.glob("*.pt"))
+        floors.append(_floor(files, withheld=False))
+        lower.append(_floor(files, withheld=True))
         took, step = _start_and_kill(command, run_dir, until_step=int(newest.name.split("-")[1]))
         resumes.append(took - step)
         steps.append(step)
-    medians = {"resume": resumes, "step": steps, "floor": floors}
+    medians = {"resume": resumes, "step": steps, "floor": floors, "lower_floor": lower}
     return {name: statistics.median(seconds) for name, seconds in medians.items()}
 
 
@@ -213,9 +245,9 @@ def _last_line(run_dir: Path, *, since: float) -> dict[str, float] | None:
     return last if last["timestamp_ms"] >= since * 1000 else None
 
 
-def _floor(files: list[Path]) -> float:
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", FLOOR, *map(str, files)], env=ENVIRONMENT, check=True)
+def _floor(files: list[Path], *, withheld: bool) -> float:
+    began, code = time.monotonic(), FLOOR.format(withheld=withheld)
+    subprocess.run([sys.executable, "-c", code, *map(str, files)], env=ENVIRONMENT, check=True)
     return time.monotonic() - began
 
 
@@ -244,6 +276,8 @@ def _show(rows: list[dict[str, Any]]) -> None:
         "stall, s": lambda row: f"{row['background']:.3f}",
         "waiting, s": lambda row: f"{row['synchronous']:.3f}",
         "stall / waiting": lambda row: f"{row['background'] / row['synchronous']:.1%}",
+        "in a run of 1, ms": lambda row: _shares(row["run_1"]),
+        "in a run of 2, ms": lambda row: _shares(row["run_2"]),
         "step beside / alone": lambda row: f"{row['step_beside'] / row['step_alone']:.2f}",
         "DeepSpeed, s": lambda row: f"{row['deepspeed']:.3f}",
         "stall / DeepSpeed": lambda row: f"{row['background'] / row['deepspeed']:.1%}",
@@ -252,13 +286,20 @@ def _show(rows: list[dict[str, Any]]) -> None:
         "the step, s": lambda row: f"{row['step']:.2f}",
         "import and read, s": lambda row: f"{row['floor']:.2f}",
         "ratio": lambda row: f"{row['resume'] / row['floor']:.2f}",
+        "without MLflow, s": lambda row: f"{row['lower_floor']:.2f}",
+        "its ratio": lambda row: f"{row['resume'] / row['lower_floor']:.2f}",
     }
     table = Table(title="Saving and resuming, one worker, fp32", title_justify="left")
     for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(value(row) for value in columns.values()))
-    Console(width=160).print(table)
+    Console(width=220).print(table)
+
+
+def _shares(stalls: dict[str, float]) -> str:
+    background, synchronous = (1000 * stalls[kind] for kind in ("background", "synchronous"))
+    return f"{background:.1f} / {synchronous:.1f} = {background / synchronous:.1%}"
 
 
 def _say(text: str, stream: Any = sys.stdout) -> None:

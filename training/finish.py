@@ -96,7 +96,7 @@ def _complete_last_line(directory: RunDirectory, evaluation: dict[str, float]) -
 
 def _history(directory: RunDirectory) -> dict[str, Any]:
     """First and last losses, and the pace, from the lines that the run wrote."""
-    lines = directory.read_metrics()
+    lines = [line for line in directory.read_metrics() if {"loss", "seconds_per_step"} <= line.keys()]
     if not lines:
         return {}
     return {

@@ -63,7 +63,12 @@ def goes_back(directory: RunDirectory, config: RunConfig, resume: str) -> GoingB
 def gone_back(directory: RunDirectory) -> list[str]:
     """Names of the goings back that commands here have done. Raises UsageError where `config.json` is not
     ours."""
-    return list(directory.record().get(GONE_BACK, ())) if storage.exists(directory.config) else []
+    if not storage.exists(directory.config):
+        return []
+    behind = directory.record().get(GONE_BACK, [])
+    if not isinstance(behind, list):
+        raise directory.foreign()
+    return behind
 
 
 def ways_back(directory: RunDirectory, kept: Sequence[Checkpoint]) -> list[GoingBack]:

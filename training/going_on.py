@@ -72,6 +72,7 @@ def check(
     Raises TrainingError where a line of its metrics is damaged. Changes nothing, so that every task of a
     launcher of the user's can ask, while the first one begins: that one `speaks` of what is no error.
     """
+    directory.require_folders()
     are_strange = directory.has_files()  # before it is asked for the config, which may come meanwhile
     going = _going_back(directory, config, resume, speaks=speaks)
     if are_strange and not storage.exists(directory.config):
@@ -194,7 +195,7 @@ def _refuse_lost_checkpoints(directory: RunDirectory, config: RunConfig) -> None
     trained from scratch by accident. A save never begins before the one before it is committed."""
     if not storage.exists(directory.config):
         return
-    every_steps = int(directory.record()["config"]["checkpoints"]["every_steps"])  # before lines: see `begin`
+    every_steps = _saved_every(directory)  # before lines: see `begin`
     as_begun = replace(config, checkpoints=replace(config.checkpoints, every_steps=every_steps))
     told = max((int(line["step"]) for line in directory.read_metrics()), default=0)
     saved = [step for step in range(1, told) if as_begun.is_saved(step)]
@@ -203,6 +204,13 @@ def _refuse_lost_checkpoints(directory: RunDirectory, config: RunConfig) -> None
             f"{directory.path} has told of {told} steps and has no checkpoint left, though it saved that of "
             f"step {saved[0]}; bring its checkpoints back, or begin anew with --resume never"
         )
+
+
+def _saved_every(directory: RunDirectory) -> int:
+    try:
+        return int(directory.record()["config"]["checkpoints"]["every_steps"])
+    except (KeyError, TypeError, ValueError):
+        raise directory.foreign() from None
 
 
 def _steps_done(directory: RunDirectory, here: Sequence[Checkpoint]) -> int:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from infra import storage
 from infra.errors import TrainingError
 
 
@@ -14,7 +15,7 @@ def read_lines(path: str) -> Iterator[dict[str, float]]:
     another is damaged."""
     if not os.path.exists(path):
         return
-    with open(path, "rb") as file:
+    with storage.open_input(path) as file:
         for line in file:
             if line.endswith(b"\n"):
                 yield parsed(line, path)
@@ -47,12 +48,16 @@ def parsed(raw: bytes, path: str) -> dict[str, float]:
     """A whole line of the metrics file at `path`. Raises TrainingError where it was changed since."""
     with contextlib.suppress(ValueError):
         line: Any = json.loads(raw)
-        if isinstance(line, dict) and "step" in line:
+        if isinstance(line, dict) and "step" in line and all(map(_is_number, line.values())):
             return line
     raise TrainingError(
         f"{path} has a line that is no record of a step: {raw[:40]!r}; it was changed after it was written: "
         f"delete that line, and repeat the command"
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _id_and_size(path: str) -> tuple[int, int]:

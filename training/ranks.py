@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from infra.errors import ReelgptError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed import ProcessGroup
 
 Record = TypeVar("Record")
@@ -69,10 +70,18 @@ class Ranks:
         """Sums over the ranks, in float64, added in the order of the ranks on every one of them."""
         if self.group is None:
             return list(values)
+        return [float(total) for total in self._everyones(values).sum(dim=0)]
+
+    def max(self, value: float) -> float:
+        """The largest of the ranks'."""
+        return value if self.group is None else float(self._everyones([value]).max())
+
+    def _everyones(self, values: Sequence[float]) -> "Tensor":
+        """By rank, in float64."""
         import torch
         from torch import distributed
 
         mine = torch.tensor(values, dtype=torch.float64)
         everyones = [torch.empty_like(mine) for _ in range(self.world_size)]
         distributed.all_gather(everyones, mine, group=self.group)
-        return [float(total) for total in torch.stack(everyones).sum(dim=0)]
+        return torch.stack(everyones)

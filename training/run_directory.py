@@ -32,6 +32,7 @@ from training.metrics_lines import read_lines
 from training.saving import manifest
 from training.saving.copies import Copies
 
+SUMMARY = {"measured", "model_version", "mlflow_run_id"}
 SAMPLE = re.compile(r"step-(\d+)\.png")
 BUNDLE = re.compile(r"step-(\d+)")
 
@@ -91,19 +92,28 @@ class RunDirectory:
         return Lease(storage.join(self.path, "lease.json"))
 
     def copies(self, config: RunConfig) -> Copies | None:
-        """Raises UsageError where they would lie upon what they are copies of."""
+        """Raises UsageError where they would lie among what they are copies of, or in no folder."""
         copy_to = config.checkpoints.copy_to
-        if copy_to and storage.is_local(copy_to) and _is_same_place(storage.absolute(copy_to), self.path):
-            raise UsageError(
-                f"--checkpoints.copy-to {copy_to} is the run directory itself; give a second place"
-            )
+        if copy_to and storage.is_local(copy_to):
+            place = storage.absolute(copy_to)
+            if _lies_in(place, self.path):
+                raise UsageError(
+                    f"--checkpoints.copy-to {copy_to} lies in the run directory itself; give a second place"
+                )
+            _require_folder(place)
         return None if copy_to is None else Copies(self.path, copy_to)
 
+    def require_folders(self) -> None:
+        """Raises UsageError where something else lies in the place of a folder that the run writes into."""
+        for place in (self.checkpoints, self.samples, self.bundles, self.bundle):
+            _require_folder(place)
+
     def record(self) -> dict[str, Any]:
-        """Of the newest command. Raises UsageError where `config.json` is not ours."""
+        """Of the newest command. Raises UsageError where `config.json` is not ours, StorageError where it
+        cannot be read."""
         try:
-            record = storage.read_json(self.config)
-        except StorageError:
+            record = json.loads(storage.read_bytes(self.config))
+        except ValueError:
             raise self.foreign() from None
         if not isinstance(record, dict):
             raise self.foreign()
@@ -116,13 +126,20 @@ class RunDirectory:
         return any(file.name.partition(".")[0] != "lease" for file in storage.list_files(self.path))
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of a run that has done all its steps."""
+        """The summary of a run that has done all its steps. Raises TrainingError where it was changed."""
         try:
-            summary: dict[str, Any] = storage.read_json(self.result)
+            summary: Any = json.loads(storage.read_bytes(self.result))
         except StorageError:  # asked first whether it is there, it could be gone by now: see `going_on.begin`
             if storage.exists(self.result):
                 raise
             return None
+        except ValueError:
+            summary = None
+        if not isinstance(summary, dict) or not _is_summary(summary):
+            raise TrainingError(
+                f"{self.result} is no result of a run; it was changed after it was written: delete it, and "
+                f"repeat the command"
+            )
         return summary
 
     def newest_step(self) -> int:
@@ -166,8 +183,21 @@ class Attempt:
             )
 
 
-def _is_same_place(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+def _lies_in(place: str, folder: str) -> bool:
+    """Or is it."""
+    place, folder = os.path.realpath(place), os.path.realpath(folder)
+    return os.path.commonpath([place, folder]) == folder
+
+
+def _require_folder(place: str) -> None:
+    if os.path.lexists(place) and not os.path.isdir(place):
+        raise UsageError(f"{place} is no folder, and has to be one; move it away, or give another place")
+
+
+def _is_summary(values: dict[str, Any]) -> bool:
+    """Whether all is there that others ask for."""
+    texts, steps = (values.get("bundle"), values.get("fingerprint")), values.get("steps_done")
+    return type(steps) is int and all(isinstance(text, str) for text in texts) and values.keys() >= SUMMARY
 
 
 def sampled_step(file_name: str) -> int | None:

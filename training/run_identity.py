@@ -37,11 +37,16 @@ FREE_SETTINGS = (
     "evaluation.keep_bundles",
     "evaluation.max_clips",
     "evaluation.num_samples",
+    "engine.checkpoint_activations",
+    "engine.compile",
     "engine.deterministic",
+    "engine.offload_optimizer",
+    "engine.offload_parameters",
     "engine.zero_stage",
+    "threads_per_worker",
 )
 """May change between two commands of one run: the steps already done do not depend on them, but for last
-digits: another number of workers, ZeRO stage or choice of kernels goes on with the same clips."""
+digits: another number of workers, ZeRO stage, offload or choice of kernels goes on with the same clips."""
 
 SCHEDULE = (
     "steps",
@@ -82,6 +87,7 @@ def refuse_mismatch(
 
     `ways_back`: those that there are, the newest step first; None where nobody looked for any.
     """
+    begun = {name: value for name, value in begun.items() if name not in FREE_SETTINGS}  # of other builds
     if strange := sorted(begun.keys() ^ wanted.keys()):
         raise ConfigError(
             f"the run in {place} is of another kind: only one of the two has {', '.join(strange[:3])}; "

@@ -1,8 +1,8 @@
 """Saving beside the steps: the state is copied while the next step computes, and written while others do.
 
 Every rank writes its files in a thread of its own. At each step boundary the ranks tell each other how far
-they are; once all files of all ranks are on the disk, rank 0 commits the checkpoint. No thread ever talks to
-another rank, so that nothing can wait for a word that a dead thread owes.
+they are; once all files of all ranks are on the disk, a thread of rank 0 commits the checkpoint. No thread
+ever talks to another rank, so that nothing can wait for a word that a dead thread owes.
 """
 
 import platform
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from infra.errors import CheckpointError, ReelgptError
@@ -30,14 +31,12 @@ class Pending:
     state: dict[str, Any]
     records: Future[list[FileRecord]]
 
-    @property
-    def problem(self) -> str | None:
-        """Why this rank's files will not come to be."""
+    def outcome(self) -> tuple[str | None, list[FileRecord]]:
+        """Why this rank's files will not come to be, or which there are. Waits for them."""
         try:
-            self.records.result()
+            return None, self.records.result()
         except ReelgptError as error:
-            return str(error)
-        return None
+            return str(error), []
 
 
 class Saving:
@@ -62,12 +61,13 @@ class Saving:
         self._passed_over = resumed.passed_over
         self._saved_step = resumed.checkpoint.step if resumed.checkpoint else 0
         self._pending: Pending | None = None
+        self._committing: Future[None] | None = None
         self._housekeeping: Future[None] | None = None
         self._is_untidy = False
         self._copies = run.directory.copies(run.config)
         self._stall_seconds = 0.0
         self.newest = resumed.checkpoint.name if resumed.checkpoint else None
-        """Name of the checkpoint that holds the last state committed."""
+        """Name of the checkpoint that holds the last state that is on every rank's disk."""
 
     def __call__(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
         with self._stalling():
@@ -78,9 +78,10 @@ class Saving:
 
     def tell_stall(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
         """A listener before the metrics are written: seconds that saving held up the steps since the last
-        logged one."""
+        logged one, on the rank that it held up most. All ranks call together."""
         if metrics:
-            metrics["save_stall_seconds"] = self._stall_seconds + self._engine.take_copying_seconds()
+            own = self._stall_seconds + self._engine.take_copying_seconds()
+            metrics["save_stall_seconds"] = self._run.ranks.max(own)
             self._stall_seconds = 0.0
 
     def name_at(self, step: int) -> str | None:
@@ -111,8 +112,7 @@ class Saving:
             yield
         finally:
             beside: list[Future[Any]] = [self._pending.records] if self._pending else []
-            beside += [self._housekeeping] if self._housekeeping else []
-            wait(beside)
+            wait(beside + [work for work in (self._committing, self._housekeeping) if work])
 
     def _begin(self) -> None:
         progress, ranks = self._progress, self._run.ranks
@@ -132,38 +132,52 @@ class Saving:
             return
         num_writing = self._run.ranks.sum([float(not self._pending.records.done())])[0]
         if not num_writing:
-            self._commit()
+            self._begin_commit(self._pending)
 
     def _commit(self) -> None:
-        """Waits for the pending checkpoint and commits it. Raises CheckpointError, on all ranks alike, where
-        one of them could not write."""
-        if self._pending is None:
-            return
-        pending, self._pending = self._pending, None
-        problem = self._run.ranks.first_of(pending.problem)
-        if problem is not None:
+        """Returns once the pending checkpoint is committed."""
+        if self._pending is not None:
+            self._begin_commit(self._pending)
+        self._await_commit()
+
+    def _begin_commit(self, pending: Pending) -> None:
+        """Has rank 0 write the manifest, beside the steps, once every rank's files are there. Raises
+        CheckpointError, on all ranks alike, where one of them could not write."""
+        self._pending = None
+        problems, records = zip(*self._run.ranks.gather(pending.outcome()), strict=True)
+        self._await_commit()  # of the one before
+        if problem := next(filter(None, problems), None):
             if self._run.ranks.is_first:
                 checkpoints.abandon(self._root, pending.name)
             raise CheckpointError(problem)
-        files = [record for records in self._run.ranks.gather(pending.records.result()) for record in records]
         if self._run.ranks.is_first:
-            self._run.attempt.require_newest()
-            step = pending.state["step"]
-            checkpoints.commit(self._root, name=pending.name, step=step, state=pending.state, files=files)
-            self._is_untidy = True
+            files = [record for of_rank in records for record in of_rank]
+            self._committing = in_background(partial(self._write_manifest, pending, files))
         self.newest = pending.name
+
+    def _write_manifest(self, pending: Pending, files: list[FileRecord]) -> None:
+        self._run.attempt.require_newest()
+        step = pending.state["step"]
+        checkpoints.commit(self._root, name=pending.name, step=step, state=pending.state, files=files)
+
+    def _await_commit(self) -> None:
+        if self._committing:
+            self._committing.result()
+            self._committing, self._is_untidy = None, True
 
     def _tidy_up(self) -> None:
         """Begins to forget and to copy what is due, unless the last time is not over: nobody waits for it."""
+        if self._committing and self._committing.done():
+            self._await_commit()
         if not self._is_untidy or (self._housekeeping and not self._housekeeping.done()):
             return
         if self._housekeeping:
             self._housekeeping.result()
-        self._run.attempt.require_newest()
         self._is_untidy = False
         self._housekeeping = in_background(self._keep_house)
 
     def _keep_house(self) -> None:
+        self._run.attempt.require_newest()
         keep_last, keep_every_steps = self._config.keep_last, self._config.keep_every_steps
         checkpoints.prune(
             self._root, keep_last=keep_last, keep_every_steps=keep_every_steps, passed_over=self._passed_over

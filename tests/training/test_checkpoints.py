@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from infra import storage
+from infra import local_files, storage
 from infra.errors import CheckpointError, StorageError
 from tests.training.tiny_checkpoints import commit, flip_a_bit, write
 from training.ranks import Ranks
 from training.saving import checkpoints
 from training.saving.hashed_files import hashed_file
-from training.saving.manifest import MANIFEST, Damage, Problem
+from training.saving.manifest import MANIFEST, Damage, Problem, committed
 
 ALONE = Ranks()
 
@@ -141,6 +141,34 @@ def test_where_none_is_whole_nothing_is_begun_anew(root: Path) -> None:
         flip_a_bit(commit(root, step) / "weights.pt")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole .*restore one of them"):
         checkpoints.find(str(root), ALONE)
+
+
+def test_a_folder_that_may_not_be_read_is_not_taken_for_absent(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(root, 10)
+    locked, rest = commit(root, 20), local_files._entries
+
+    def entries(folder: str) -> list[os.DirEntry[str]]:
+        if folder == str(locked):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return rest(folder)
+
+    monkeypatch.setattr(local_files, "_entries", entries)
+    found = checkpoints.find(str(root), ALONE)
+    assert found.checkpoint is not None
+    assert found.checkpoint.step == 10
+    assert [str(damage) for damage in found.passed_over] == [
+        f"{locked.name}: its folder may not be read; check the permissions"
+    ]
+    checkpoints.prune(str(root), keep_last=1, keep_every_steps=None, passed_over=found.passed_over)
+    assert locked.exists()
+
+
+def test_a_stray_manifest_is_no_checkpoint(root: Path) -> None:
+    commit(root, 10)
+    (root / MANIFEST).write_text("{}")
+    assert committed(str(root))[1] == []
 
 
 def test_problems_are_told_without_taking_part(root: Path) -> None:

@@ -181,8 +181,20 @@ def test_a_place_that_is_the_run_directory_is_no_second_one(place: Place, tmp_pa
     (tmp_path / "link").symlink_to(place.run_dir)
     config = get_recipe("tokenizer_tiny")
     onto = replace(config, checkpoints=replace(config.checkpoints, copy_to=str(tmp_path / "link")))
-    with pytest.raises(UsageError, match="is the run directory itself; give a second place"):
+    with pytest.raises(UsageError, match="lies in the run directory itself; give a second place"):
         RunDirectory.at(str(place.run_dir)).copies(onto)
+
+
+def test_a_place_among_what_it_is_a_copy_of_or_that_is_no_folder_is_refused(
+    place: Place, tmp_path: Path
+) -> None:
+    place.commit(10)
+    (tmp_path / "file").write_text("")
+    for there, why in ((place.root, "lies in the run directory"), (tmp_path / "file", "is no folder")):
+        config = get_recipe("gpt_tiny")
+        copied = replace(config, checkpoints=replace(config.checkpoints, copy_to=str(there)))
+        with pytest.raises(UsageError, match=why):
+            RunDirectory.at(str(place.run_dir)).copies(copied)
 
 
 def test_copies_are_pruned_by_the_same_rules(place: Place) -> None:

@@ -77,6 +77,32 @@ def test_what_saves_memory_changes_no_loss(stage: int, changes: dict[str, Any], 
     )
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        (0, {"checkpoint_activations": True}),
+        (1, {"offload_optimizer": True}),
+        (2, {"offload_optimizer": True, "dtype": "bf16"}),
+        (3, {"offload_optimizer": True, "offload_parameters": True, "dtype": "bf16"}),
+        (3, {"offload_optimizer": True, "checkpoint_activations": True}),
+    ],
+)
+@pytest.mark.parametrize("is_taken_up", [True, False])
+def test_a_run_goes_on_with_and_without_what_saves_memory(
+    stage: int, changes: dict[str, Any], is_taken_up: bool, token_set: ShardSet, tmp_path: Path
+) -> None:
+    saving = {name: False for name in changes if name != "dtype"}
+    ways = [tiny(zero_stage=stage, **changes), tiny(zero_stage=stage, **(changes | saving))]
+    before, after = reversed(ways) if is_taken_up else ways
+    training = Training(before, token_set)
+    training.steps(1, 2)
+    saved = save(training.engine, tmp_path, {"step": 2})
+    expected = training.steps(3, 4, 5)
+    resumed = Training(after, token_set)
+    load(resumed.engine, tmp_path, saved)
+    assert resumed.steps(3, 4, 5) == pytest.approx(expected, rel=1e-5 if "dtype" not in changes else 2e-3)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_half_precision_learns_what_full_precision_learns(

@@ -47,6 +47,30 @@ def test_a_worker_killed_anywhere_changes_nothing(
     kill_and_go_on(bench, tmp_path / "run", stage, moment)
 
 
+VARIANTS = [
+    (2, 2, ("--engine.dtype=bf16", "--engine.offload-optimizer", "--optimizer.ema-decay=0.8")),
+    (1, 2, ("--engine.dtype=fp16", "--optimizer.ema-decay=0.8")),
+    (3, 2, ("--engine.dtype=bf16", "--engine.offload-optimizer", "--engine.offload-parameters")),
+    (3, 2, ("--engine.dtype=fp16", "--engine.checkpoint-activations", "--batches.micro-batch=4")),
+    (2, 3, ("--batches.global-batch=8", "--batches.micro-batch=2", "--batches.allow-uneven")),
+]
+"""ZeRO stage, workers and options."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "world_size", "options"),
+    [pytest.param(*v, marks=pytest.mark.exhaustive if number else []) for number, v in enumerate(VARIANTS)],
+)
+def test_a_killed_worker_changes_nothing_whatever_the_engine_does(
+    bench: Bench, tmp_path: Path, stage: int, world_size: int, options: tuple[str, ...]
+) -> None:
+    run_dir, options = tmp_path / "run", (stage_option(stage), *options)
+    (moment,) = faults.by_chance(1, rank=world_size - 1, what=f"variant {options}")
+    kill = faults.at(moment)
+    bench.killed(run_dir, *options, rank=moment.rank, faults=[kill], world_size=world_size)
+    bench.goes_on(run_dir, *options, world_size=world_size)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("stage", faults.STAGES)
 def test_killed_over_and_over_it_comes_to_its_end(bench: Bench, tmp_path: Path, stage: int) -> None:

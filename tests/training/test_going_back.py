@@ -11,7 +11,7 @@ from model.bundle import LINEAGE, RECORD
 from pipelines.shards import ShardSet
 from tests.training import faults, runs
 from tests.training.faults import Bench, Moment
-from tests.training.tiny_run import TinyRun
+from tests.training.tiny_run import TinyRun, summary
 from training import going_on
 from training.data import TrainingData, open_data
 from training.going_back import GoingBack
@@ -86,7 +86,7 @@ def test_a_going_back_that_was_cut_short_is_done_again(
     run.command("auto")
     run.reach(3, 6)
     storage.write_json(f"{run.directory.bundle}/{LINEAGE}", {"checkpoint": {"step": 6}})
-    storage.write_json(run.directory.result, {"steps_done": 6})
+    storage.write_json(run.directory.result, summary(6))
     with monkeypatch.context() as cut_short:
         cut_short.setattr(RunDirectory, "write_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ from infra import storage
 from infra.errors import ConfigError, TrainingError, UsageError
 from pipelines.shards import ShardSet
 from reelgpt.train import Train
+from tests.training.tiny_run import summary
 from training.config import RunConfig
 from training.configs.objective import ReconstructConfig
 from training.data import TrainingData, open_data
@@ -40,7 +41,7 @@ def test_the_same_run_may_go_on(begun: RunDirectory, config: RunConfig, data: Tr
 
 def test_another_length_is_another_run(begun: RunDirectory, config: RunConfig, data: TrainingData) -> None:
     """Here the learning rate of every step after the warm-up depends on how many there will be."""
-    storage.write_json(begun.result, {"steps_done": 500})
+    storage.write_json(begun.result, summary(500))
     with pytest.raises(ConfigError, match="steps is 500 there and 250 here; go on with --steps 500"):
         check(begun, replace(config, steps=250), data, resume="auto")
 
@@ -100,7 +101,9 @@ def test_a_setting_that_only_one_has_makes_another_kind_of_run() -> None:
         refuse_mismatch({"z": None, "seed": 0}, {"model.dim": 1, "seed": 0}, "run", step=0)
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "gpt2"}', "[]", "{not json", '{"identity": 3}'])
+@pytest.mark.parametrize(
+    "content", ['{"model_type": "gpt2"}', "[]", "{not json", '{"identity": 3}', '{"gone_back": 7}']
+)
 def test_the_config_of_somebody_else_is_refused(
     content: str, tmp_path: Path, config: RunConfig, data: TrainingData
 ) -> None:
@@ -157,7 +160,17 @@ def test_a_run_that_has_lost_its_checkpoints_is_not_begun_anew_by_accident(
     check(begun, config, data, resume="never")
 
 
-@pytest.mark.parametrize("line", [b'{"step": 2, "lo\n', b"\0\0\0\n", b"\xff\n", b"2\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": 2, "lo\n',
+        b"\0\0\0\n",
+        b"\xff\n",
+        b"2\n",
+        b'{"step": null}\n',
+        b'{"step": 2, "loss": "a"}\n',
+    ],
+)
 def test_a_damaged_line_of_the_metrics_is_one_sentence(
     line: bytes, begun: RunDirectory, config: RunConfig, data: TrainingData
 ) -> None:

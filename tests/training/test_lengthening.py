@@ -11,7 +11,7 @@ from infra.errors import ConfigError, UsageError
 from pipelines.shards import ShardSet
 from tests.training import faults, runs
 from tests.training.faults import Bench, Moment
-from tests.training.tiny_run import TinyRun
+from tests.training.tiny_run import TinyRun, summary
 from training import going_on
 from training.data import TrainingData, open_data
 from training.recipes import get_recipe
@@ -37,7 +37,7 @@ def a_run(
     run.command("auto")
     run.reach(*reached)
     if is_finished:
-        storage.write_json(run.directory.result, {"steps_done": 12})
+        storage.write_json(run.directory.result, summary(12))
     return run
 
 
@@ -100,7 +100,7 @@ def test_where_nobody_looked_for_a_checkpoint_none_is_said_to_be_left(
 
 def test_a_finished_run_whose_rate_never_fell_goes_on_as_it_is(tmp_path: Path, data: TrainingData) -> None:
     run = a_run(tmp_path, data, 9, 12, is_finished=True, **CONSTANT)
-    assert going_on.finished(run.directory, run.config, resume="auto") == {"steps_done": 12}
+    assert going_on.finished(run.directory, run.config, resume="auto") == summary(12)
     longer = TinyRun(tmp_path, data, steps=24, **CONSTANT)
     assert going_on.finished(longer.directory, longer.config, resume="auto") is None
     longer.command("auto")

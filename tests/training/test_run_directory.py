@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import StorageError, UsageError
+from infra.errors import TrainingError, UsageError
 from training.metrics_lines import read_lines
 from training.run_directory import RunDirectory
 
@@ -21,6 +21,7 @@ def test_a_line_cut_off_by_a_kill_is_not_read(tmp_path: Path) -> None:
 def test_a_result_that_is_damaged_is_not_taken_for_none(tmp_path: Path) -> None:
     directory = RunDirectory.at(str(tmp_path))
     assert directory.finished() is None
-    Path(directory.result).write_text("{")
-    with pytest.raises(StorageError, match=r"result\.json is not JSON"):
-        directory.finished()
+    for content in ("{", "[]", "{}", '{"steps_done": "twelve"}'):
+        Path(directory.result).write_text(content)
+        with pytest.raises(TrainingError, match=r"result\.json is no result .*delete it, and repeat"):
+            directory.finished()

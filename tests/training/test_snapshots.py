@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from infra.errors import CheckpointError
 from pipelines.shards import ShardSet
 from tests.training.engines import SCALED_WELL, Training, load, save, tiny
 from training.engine.engine_files import Snapshot, only_data
@@ -76,6 +77,19 @@ def test_copying_that_a_step_waited_for_is_told_once(
     training.step(1)
     assert training.engine.take_copying_seconds() >= 0.2
     assert training.engine.take_copying_seconds() == 0
+
+
+def test_where_the_host_has_no_memory_for_a_copy_the_remedy_is_named(
+    token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tiny(zero_stage=1), token_set)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(CheckpointError, match=r"too little memory .*can't allocate.* --checkpoints.no-"):
+        training.engine.snapshot(str(tmp_path), "step-1", {}, copied=True)
 
 
 def both_snapshots(training: Training, root: Path, number: int) -> tuple[list[FileRecord], Snapshot]:

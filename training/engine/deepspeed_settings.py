@@ -15,6 +15,7 @@ from training.config import RunConfig
 from training.engine.deepspeed_keys import LEFT_TO_US, faults
 
 OURS_TO_SAVE = "reelgpt, which saves and loads,"
+BREAKS_OFF = "reelgpt, at whose steps DeepSpeed breaks off with it,"
 
 OWNERS = {
     "train_batch_size": "--batches.global-batch",
@@ -38,6 +39,8 @@ OWNERS = {
     "zero_optimization.load_from_fp32_weights": OURS_TO_SAVE,
     "zero_optimization.elastic_checkpoint": OURS_TO_SAVE,
     "zero_optimization.round_robin_gradients": "reelgpt, which must know where each weight lies,",
+    "zero_optimization.stage3_module_granularity_threshold": BREAKS_OFF,
+    "zero_optimization.zenflow": BREAKS_OFF,
     "gradient_allreduce_op": "reelgpt, which counts on the mean,",
     "managed_gradient_accumulation": "reelgpt, which counts on it,",
     "data_efficiency": "the loader (--batches)",
@@ -64,6 +67,7 @@ HARMLESS = {
     "zero_optimization.elastic_checkpoint": False,
     "zero_optimization.load_from_fp32_weights": True,
     "zero_optimization.round_robin_gradients": False,
+    "zero_optimization.stage3_module_granularity_threshold": 0,
 }
 """What such a key may say: what DeepSpeed does without it. Its map from weights to partitions takes no notice
 of a round-robin order, so that what is published, averaged or converted would be other weights'."""
@@ -185,17 +189,19 @@ def _conflicts(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
             yield f"{path} is {json.dumps(value)} there, and must be a section {{...}}"
         owner = next((OWNERS[prefix] for prefix in _prefixes(path) if prefix in OWNERS), None)
         here = known.get(path, _absent(path))
-        if owner is not None and value != here:
+        if owner is None or value == here:
+            continue
+        if here is None:
+            yield f"{path} is {value} there, and {owner} decides that"
+        else:
             yield f"{path} is {value} there, and {owner} makes it {here}"
 
 
 def _absent(path: str) -> Any:
-    """What a key means that our settings leave out."""
+    """What a key means that our settings leave out; None: nothing that a file may say."""
     if path in HARMLESS:
         return HARMLESS[path]
-    return (
-        "none" if path.endswith(".device") else False if path.endswith("enabled") else "no matter of a file"
-    )
+    return "none" if path.endswith(".device") else False if path.endswith("enabled") else None
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

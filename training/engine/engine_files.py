@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from infra.errors import CheckpointError
+from infra.storage_errors import FULL
 from training.engine.host_copies import HostCopies
 from training.saving.hashed_files import HashedFile, hashed_file
 from training.saving.manifest import FileRecord
@@ -42,8 +43,10 @@ class Snapshot:
                 _put(state, file, path)
         except (OSError, RuntimeError) as error:  # torch wraps what the file answered
             cause = error if isinstance(error, OSError) else error.__context__ or error
+            is_full = getattr(cause, "errno", None) in FULL
+            remedy = "make room" if is_full else "see to it that it can be"
             raise CheckpointError(
-                f"{path} cannot be written: {cause}; make room and repeat the command"
+                f"{path} cannot be written: {cause}; {remedy} and repeat the command"
             ) from error
         name = os.path.relpath(path, self.folder)
         return FileRecord(name=name, size=file.size, sha256=file.hexdigest(), rank=self.rank)

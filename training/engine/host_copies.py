@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infra.errors import CheckpointError
+
 SCALARS = (bool, int, float, str, type(None))
 
 
@@ -63,9 +65,18 @@ class HostCopies:
     def _buffer(self, key: tuple[str, int], tensor: Tensor) -> Tensor:
         buffer = self._buffers.get(key)
         if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            self._buffers[key] = buffer
+            self._buffers[key] = buffer = _new_buffer(tensor)
         return buffer
+
+
+def _new_buffer(tensor: Tensor) -> Tensor:
+    try:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the host has too little memory for a copy of the state ({error}); repeat the command with more "
+            f"of it, or with --checkpoints.no-background"
+        ) from None
 
 
 def _replace_tensors(value: Any, place: Any) -> Any:

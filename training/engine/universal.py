@@ -122,6 +122,8 @@ def _known(root: str, checkpoint: Checkpoint) -> Checkpoint | None:
         known = configs.from_dict(Checkpoint, storage.read_json(place))
     except UNREADABLE:
         return None
+    if not known.files or not known.name.startswith(f"{checkpoint.name}/"):
+        return None
     sizes = {file.name: file.size for file in storage.list_files(storage.join(root, known.name))}
     return known if sizes == {record.name: record.size for record in known.files} else None
 

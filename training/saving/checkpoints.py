@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infra import storage
-from infra.errors import CheckpointError, ReelgptError, StorageError
+from infra.errors import CheckpointError, ReelgptError
 from training.ranks import Ranks
 from training.saving.manifest import (
     FOLDER,
@@ -64,7 +64,7 @@ def commit(root: str, *, name: str, step: int, state: dict[str, Any], files: Ite
 
 def abandon(root: str, name: str) -> None:
     """Deletes what an attempt has written that will not be committed: a full disk needs the room."""
-    with contextlib.suppress(StorageError):
+    with contextlib.suppress(ReelgptError):
         delete(root, name)
 
 

@@ -7,6 +7,7 @@ checkpoints/step-00000040-5c1f20ab/MANIFEST.json  last: the run's state, every f
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,11 +77,12 @@ class Damage:
 
 def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
     """Checkpoints whose files are there with the right sizes, newest first; and the others."""
-    sizes = {file.name: file.size for file in storage.list_files(root)}
-    whole, damaged = [], []
+    sizes = {file.name: file.size for file in storage.list_files(root, irregular=True)}
+    whole, damaged = [], _locked(sizes)
+    closed = {damage.name for damage in damaged}
     for path in sizes:
-        name, _, file = path.rpartition("/")
-        if file != MANIFEST:
+        name, _, file = path.partition("/")
+        if file != MANIFEST or name in closed:
             continue
         try:
             checkpoint = read_manifest(root, name)
@@ -121,6 +123,13 @@ def delete(root: str, name: str) -> None:
     """The manifest goes first, so that a deletion cut short leaves no checkpoint that looks damaged."""
     storage.delete(storage.join(root, name, MANIFEST))
     storage.delete(storage.join(root, name))
+
+
+def _locked(paths: Iterable[str]) -> list[Damage]:
+    """Checkpoints in which a folder may not be read: they may be whole, and are not absent."""
+    names = {path.partition("/")[0] for path in paths if path.endswith("/")}
+    problem = Problem("its folder may not be read; check the permissions", is_rot=False)
+    return [Damage(name, problem) for name in names if FOLDER.fullmatch(name)]
 
 
 def _missized(checkpoint: Checkpoint, sizes: dict[str, int]) -> str | None:
