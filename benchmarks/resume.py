@@ -9,8 +9,8 @@ bare torch.save of weights and optimizer state, which neither hashes nor waits f
 which a checkpoint is copied and written is told as a multiple of the others. The same in whole runs of one
 and two workers, commit and all that workers tell each other for it included. Resuming: seconds from
 `reelgpt train` to its next step, which is told apart, beside a process that imports torch and DeepSpeed and
-reads the same bytes, and beside one that keeps DeepSpeed from importing MLflow, as ours does. Each measurement is a process of its own; the
-medians are shown.
+reads the same bytes, and beside one that keeps DeepSpeed from importing MLflow, as ours does. Each
+measurement is a process of its own; the medians are shown.
 """
 
 import argparse
@@ -170,7 +170,7 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
 def _command(size: str, data: str) -> list[str]:
     shape = [f"--objective.model.{name.replace('_', '-')}={value}" for name, value in SIZES[size].items()]
     return [
-        sys.executable, "-m", "reelgpt", "train", "gpt_tiny", f"--data={data}", *shape, "--launcher=torchrun",
+        sys.executable, "-m", "reelgpt", "train", "gpt_tiny", f"--data={data}", *shape,
         "--batches.global-batch=2", "--batches.micro-batch=1", "--evaluation.every-steps=1000000",
         "--log-every-steps=1", "--objective.prefix-frames=1", "--no-track",
     ]  # fmt: skip
@@ -183,7 +183,7 @@ def _stalls(command: list[str], folder: Path, num_workers: int, num_saves: int) 
     for kind, option in (("background", []), ("synchronous", ["--checkpoints.no-background"])):
         run_dir = folder / f"{kind}-{num_workers}"
         run = [
-            *command, f"--run-dir={run_dir}", f"--num-workers={num_workers}", *option,
+            *command, f"--run-dir={run_dir}", f"--num-workers={num_workers}", "--launcher=torchrun", *option,
             f"--steps={STEPS_BETWEEN_SAVES * (num_saves + 2)}",
             f"--checkpoints.every-steps={STEPS_BETWEEN_SAVES}",
         ]  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from infra.errors import CheckpointError, ReelgptError
@@ -60,6 +60,7 @@ class Saving:
         self._facts = facts
         self._passed_over = resumed.passed_over
         self._saved_step = resumed.checkpoint.step if resumed.checkpoint else 0
+        self._suffix = run.ranks.broadcast(checkpoints.new_suffix())
         self._pending: Pending | None = None
         self._committing: Future[None] | None = None
         self._housekeeping: Future[None] | None = None
@@ -115,11 +116,11 @@ class Saving:
             wait(beside + [work for work in (self._committing, self._housekeeping) if work])
 
     def _begin(self) -> None:
-        progress, ranks = self._progress, self._run.ranks
+        progress = self._progress
         if progress.step == self._saved_step:
             return
         self._commit()  # never two at once
-        name, state = ranks.broadcast(checkpoints.new_name(progress.step)), self._state()
+        name, state = checkpoints.name_of(progress.step, self._suffix), self._state()
         snapshot = self._engine.snapshot(self._root, name, state, copied=self._config.background)
         self._pending = Pending(name, state, in_background(snapshot.write))
         self._saved_step = progress.step
@@ -212,6 +213,7 @@ def layout(run: Run) -> dict[str, int]:
     return {"world_size": world_size, "zero_stage": run.config.engine.stage_among(world_size)}
 
 
+@cache
 def versions() -> dict[str, str]:
     """What may change the last bit of a number."""
     from importlib.metadata import version

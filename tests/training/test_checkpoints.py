@@ -72,7 +72,7 @@ def test_without_its_manifest_an_attempt_is_no_checkpoint(root: Path) -> None:
 
 def test_what_was_written_and_not_committed_is_no_checkpoint(root: Path) -> None:
     commit(root, 10)
-    name = checkpoints.new_name(20)
+    name = checkpoints.name_of(20, checkpoints.new_suffix())
     write(root / name, b"weights")
     assert found_step(root) == 10
     checkpoints.abandon(str(root), name)

@@ -10,7 +10,7 @@ from training.saving.manifest import FileRecord
 
 def commit(root: Path, step: int, *, data: bytes = b"weights", state: dict[str, Any] | None = None) -> Path:
     """A committed checkpoint; its folder."""
-    name = checkpoints.new_name(step)
+    name = checkpoints.name_of(step, checkpoints.new_suffix())
     record = write(root / name, data)
     checkpoints.commit(str(root), name=name, step=step, state=state or {"step": step}, files=[record])
     return root / name

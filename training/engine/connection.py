@@ -6,6 +6,8 @@ Nothing is compiled: gloo without DeepSpeed's shared-memory extension, which wou
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +27,7 @@ with withheld("mlflow"):  # for DeepSpeed's autotuner: it would bring a web serv
     from deepspeed import comm
     from deepspeed.accelerator import get_accelerator
 
-__all__ = ["connect", "deepspeed", "disconnect"]
+__all__ = ["connect", "deepspeed", "disconnect", "without_barriers"]
 """DeepSpeed is had from here, where its accelerator was chosen before it was imported."""
 
 HANG_TIMEOUT = timedelta(minutes=30)
@@ -51,7 +53,6 @@ def connect() -> Ranks:
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if world_size == 1:
         comm.comm.cdb.all_reduce = _leave_as_it_is
-        comm.comm.cdb.barrier = _wait_for_nobody
         return Ranks()
     group = torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     return Ranks(rank=rank, world_size=world_size, group=group)
@@ -91,8 +92,20 @@ class _Done:
         pass
 
 
+@contextmanager
+def without_barriers() -> Iterator[None]:
+    """Inside, nobody waits for the others where DeepSpeed would have all ranks do so, as it does around the
+    files of a checkpoint that it writes itself."""
+    backend = comm.comm.cdb
+    barrier, backend.barrier = backend.barrier, _wait_for_nobody
+    try:
+        yield
+    finally:
+        backend.barrier = barrier
+
+
 def _wait_for_nobody(*_: Any, **__: Any) -> None:
-    """DeepSpeed has its ranks wait for each other several times a checkpoint."""
+    pass
 
 
 def _leave_as_it_is(tensor: torch.Tensor, *_: Any, async_op: bool = False, **__: Any) -> Any:

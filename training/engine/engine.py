@@ -22,7 +22,7 @@ from training.engine.compilation import (
     compile_model,
     compiling_explained,
 )
-from training.engine.connection import deepspeed
+from training.engine.connection import deepspeed, without_barriers
 from training.engine.ema import Ema
 from training.engine.engine_files import EngineFiles, Snapshot
 from training.engine.hastened import hasten
@@ -161,7 +161,9 @@ class Engine:
         """
         begin_moments(self._engine.optimizer)
         self._files.collect(os.path.join(root, name), copied=copied)
-        self._engine.save_checkpoint(root, tag=name, client_state={CLIENT_STATE: state}, save_latest=False)
+        with without_barriers():
+            client_state = {CLIENT_STATE: state}
+            self._engine.save_checkpoint(root, tag=name, client_state=client_state, save_latest=False)
         if self._ema is not None:
             self._files.add(ema.file_name(self._ranks.rank), self._ema.tensors())
         return self._files.snapshot()

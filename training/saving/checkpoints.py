@@ -44,9 +44,14 @@ class Found:
     """Of the checkpoint: what this rank has read of it already."""
 
 
-def new_name(step: int) -> str:
-    """Of the folder of an attempt to save: no other attempt has it."""
-    return f"step-{step:08d}-{uuid.uuid4().hex[:8]}"
+def new_suffix() -> str:
+    """Of the names of all that one group of workers saves: no other group has it."""
+    return uuid.uuid4().hex[:8]
+
+
+def name_of(step: int, suffix: str) -> str:
+    """Of the folder of one attempt to save: no other attempt has it."""
+    return f"step-{step:08d}-{suffix}"
 
 
 def commit(root: str, *, name: str, step: int, state: dict[str, Any], files: Iterable[FileRecord]) -> None:
