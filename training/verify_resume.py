@@ -15,7 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from infra import configs, storage
-from infra.errors import UsageError
+from infra.errors import TrainingError, UsageError
 from training.config import RunConfig
 from training.configs.engine import EngineConfig
 from training.run_directory import RunDirectory
@@ -80,7 +80,7 @@ def verify_resume(
     """Runs 2 x `half` steps, and `half` + SIGKILL + `half`, the latter on `workers` at `zero_stage`.
 
     `on_done` hears how many of the three commands are done. What they wrote is deleted if all agrees. Raises
-    UsageError where the run is shorter than that, TrainingError where a command fails.
+    UsageError where the run is shorter than that, TrainingError where a command fails or no weight moves.
     """
     steps = _steps_to_take(config, half)
     middle, end = steps[half - 1], steps[-1]
@@ -90,6 +90,7 @@ def verify_resume(
     storage.delete(place.scratch)
     os.makedirs(place.scratch)
     run_until(shown, place, whole, pause_after=end)
+    _require_a_change(whole, steps)
     on_done(1)
     killed_after = run_and_kill(shown, place, broken, after=middle)
     on_done(2)
@@ -121,6 +122,16 @@ def _steps_to_take(config: RunConfig, half: int) -> list[int]:
             f"give a number from 1 to {len(taken) // 2}"
         )
     return taken[: 2 * half]
+
+
+def _require_a_change(whole: RunDirectory, steps: Sequence[int]) -> None:
+    """Raises TrainingError where no weight has moved, so that whatever goes on would agree."""
+    last = whole.read_metrics()[-1]
+    if last.get("skipped_steps", 0) >= len(steps):
+        raise TrainingError(
+            f"gradients overflow in fp16 in each of the {len(steps)} steps compared, and no weight moves; "
+            f"give a larger number, such as --verify-resume {4 * len(steps)}"
+        )
 
 
 def _changed(config: RunConfig, workers: int | None, zero_stage: Any) -> RunConfig:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infra.errors import UsageError
+from infra.errors import TrainingError, UsageError
 from pipelines.shards import ShardSet
 from reelgpt.train import Train, with_default_half
 from tests.training import runs
@@ -107,6 +107,17 @@ def test_a_run_that_does_not_resume_exactly_is_found_not_to(
         "losses": False, "weights": False, "samples": False,
     }  # fmt: skip
     assert (tmp_path / "run.verify-resume/interrupted").exists()
+
+
+@pytest.mark.deepspeed
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.exhaustive
+@pytest.mark.timeout(800)
+def test_steps_that_change_nothing_show_nothing(token_set: ShardSet, tmp_path: Path) -> None:
+    scale = '--engine.deepspeed-config={"fp16": {"initial_scale_power": 30, "hysteresis": 1}}'
+    with pytest.raises(TrainingError, match=r"each of the 2 steps .* --verify-resume 8"):
+        verify(token_set, tmp_path / "run", "1", "--engine.dtype=fp16", scale)
 
 
 @pytest.mark.deepspeed
