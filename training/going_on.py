@@ -113,6 +113,7 @@ def begin(
 
     From here on, `attempt` is the one that may write.
     """
+    directory.require_writable()
     behind, last_step = gone_back(directory), None
     if going := goes_back(directory, config, resume):
         going.rewind(directory.checkpoints, directory.copies(config))

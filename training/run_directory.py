@@ -105,8 +105,18 @@ class RunDirectory:
 
     def require_folders(self) -> None:
         """Raises UsageError where something else lies in the place of a folder that the run writes into."""
-        for place in (self.checkpoints, self.samples, self.bundles, self.bundle):
+        for place in self._folders:
             _require_folder(place)
+
+    def require_writable(self) -> None:
+        """Raises UsageError where what would be found once there is something to save can be known now."""
+        for place in filter(os.path.isdir, self._folders):
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise UsageError(f"{place} may not be written to; check its permissions and its mount")
+
+    @property
+    def _folders(self) -> tuple[str, ...]:
+        return self.checkpoints, self.samples, self.bundles, self.bundle
 
     def record(self) -> dict[str, Any]:
         """Of the newest command. Raises UsageError where `config.json` is not ours, StorageError where it

@@ -18,6 +18,21 @@ def test_a_line_cut_off_by_a_kill_is_not_read(tmp_path: Path) -> None:
     assert list(read_lines(str(path))) == [{"step": 1, "loss": 0.1}]
 
 
+def test_what_cannot_hold_what_the_run_writes_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory.at(str(tmp_path))
+    directory.require_folders()
+    directory.require_writable()
+    Path(directory.samples).write_text("")
+    with pytest.raises(UsageError, match=r"samples is no folder, and has to be one"):
+        directory.require_folders()
+    Path(directory.checkpoints).mkdir()
+    monkeypatch.setattr("os.access", lambda place, _: place != directory.checkpoints)
+    with pytest.raises(UsageError, match=r"checkpoints may not be written to"):
+        directory.require_writable()
+
+
 def test_a_result_that_is_damaged_is_not_taken_for_none(tmp_path: Path) -> None:
     directory = RunDirectory.at(str(tmp_path))
     assert directory.finished() is None
