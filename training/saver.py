@@ -1,4 +1,4 @@
-"""Saving beside the steps: the state is copied while the next step computes, and written while others do.
+"""Saving beside the steps: the state is copied, without a GPU while the next one computes, and then written.
 
 Every rank writes its files in a thread of its own. At each step boundary the ranks tell each other how far
 they are; once all files of all ranks are on the disk, a thread of rank 0 commits the checkpoint. No thread
@@ -20,6 +20,7 @@ from training.loop import Metrics, Progress
 from training.run import Run
 from training.saving import checkpoints
 from training.saving.background import in_background
+from training.saving.copies import Copies
 from training.saving.manifest import FileRecord
 
 
@@ -50,6 +51,7 @@ class Saving:
         facts: dict[str, Any],
         *,
         resumed: checkpoints.Found,
+        copies: Copies | None,
     ) -> None:
         """`facts`: what the state holds beside the progress: the run's identity and tracking."""
         self._run = run
@@ -65,7 +67,7 @@ class Saving:
         self._committing: Future[None] | None = None
         self._housekeeping: Future[None] | None = None
         self._is_untidy = False
-        self._copies = run.directory.copies(run.config)
+        self._copies = copies
         self._stall_seconds = 0.0
         self.newest = resumed.checkpoint.name if resumed.checkpoint else None
         """Name of the checkpoint that holds the last state that is on every rank's disk."""

@@ -130,7 +130,7 @@ def _require_a_change(whole: RunDirectory, steps: Sequence[int]) -> None:
     if last.get("skipped_steps", 0) >= len(steps):
         raise TrainingError(
             f"gradients overflow in fp16 in each of the {len(steps)} steps compared, and no weight moves; "
-            f"give a larger number, such as --verify-resume {4 * len(steps)}"
+            f"give a larger number to --verify-resume, or a smaller fp16.initial_scale_power"
         )
 
 

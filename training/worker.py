@@ -64,7 +64,7 @@ def _join(job: Job, data: TrainingData, ranks: Ranks) -> Run:
 
 
 def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str, Any]:
-    copies = run.directory.copies(run.config)
+    copies = run.ranks.on_first(lambda: run.directory.copies(run.config))
     found = checkpoints.find(run.directory.checkpoints, run.ranks, layout(run), copies=copies)
     engine, batches = _build(run, is_resumed=found.checkpoint is not None)
     progress = _resume(run, engine, found)
@@ -76,7 +76,7 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
         "run_key": tracking.key,
         GONE_BACK: _gone_back(run, found),
     }
-    saving = Saving(run, engine, progress, facts, resumed=found)
+    saving = Saving(run, engine, progress, facts, resumed=found, copies=copies)
     weights = StepWeights(engine)
     listeners: list[Listener] = [
         Evaluation(run, engine),

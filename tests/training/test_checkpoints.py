@@ -165,6 +165,20 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_absent(
     assert locked.exists()
 
 
+def test_a_file_out_of_reach_is_not_taken_for_rot(root: Path) -> None:
+    """Of two checkpoints, the newer has its file on a disk that is away, and a link to it."""
+    commit(root, 10)
+    newest = commit(root, 20)
+    (newest / "weights.pt").unlink()
+    (newest / "weights.pt").symlink_to("/nowhere/weights.pt")
+    found = checkpoints.find(str(root), ALONE)
+    assert [str(damage) for damage in found.passed_over] == [
+        f"{newest.name}: weights.pt is out of reach, as a link to a disk that is away"
+    ]
+    checkpoints.prune(str(root), keep_last=1, keep_every_steps=None, passed_over=found.passed_over)
+    assert (newest / MANIFEST).exists()
+
+
 def test_a_stray_manifest_is_no_checkpoint(root: Path) -> None:
     commit(root, 10)
     (root / MANIFEST).write_text("{}")

@@ -87,9 +87,11 @@ def test_where_the_host_has_no_memory_for_a_copy_the_remedy_is_named(
     def refuse(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(torch, "empty", refuse)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty", refuse)
+        snapshot = training.engine.snapshot(str(tmp_path), "step-1", {}, copied=True)
     with pytest.raises(CheckpointError, match=r"too little memory .*can't allocate.* --checkpoints.no-"):
-        training.engine.snapshot(str(tmp_path), "step-1", {}, copied=True)
+        snapshot.write()
 
 
 def both_snapshots(training: Training, root: Path, number: int) -> tuple[list[FileRecord], Snapshot]:

@@ -72,6 +72,9 @@ HARMLESS = {
 """What such a key may say: what DeepSpeed does without it. Its map from weights to partitions takes no notice
 of a round-robin order, so that what is published, averaged or converted would be other weights'."""
 
+NOT_OURS = object()
+"""In place of a value: nothing that a file may say, whatever it is."""
+
 SECTIONS = {path.rpartition(".")[0] for path in OWNERS} - {""}
 """Keys that hold others; a value of their own in a user's JSON would be lost where ours is put over it."""
 
@@ -191,17 +194,17 @@ def _conflicts(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
         here = known.get(path, _absent(path))
         if owner is None or value == here:
             continue
-        if here is None:
-            yield f"{path} is {value} there, and {owner} decides that"
+        if here is NOT_OURS:
+            yield f"{path} is {value} there, and that is for {owner.rstrip(',')} to decide"
         else:
             yield f"{path} is {value} there, and {owner} makes it {here}"
 
 
 def _absent(path: str) -> Any:
-    """What a key means that our settings leave out; None: nothing that a file may say."""
+    """What a key means that our settings leave out."""
     if path in HARMLESS:
         return HARMLESS[path]
-    return "none" if path.endswith(".device") else False if path.endswith("enabled") else None
+    return "none" if path.endswith(".device") else False if path.endswith("enabled") else NOT_OURS
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,9 +30,13 @@ class Snapshot:
     parts: tuple[tuple[Any, str], ...]
     """What each file is to hold, and the file's path."""
     copies: HostCopies
+    problem: CheckpointError | None
+    """Why parts of it are not there; `write` says so, as the others are to hear of it."""
 
     def write(self) -> list[FileRecord]:
         """Puts the files on the disk. Raises CheckpointError where it does not take them."""
+        if self.problem:
+            raise self.problem
         self.copies.finish()
         return [self._write(state, path) for state, path in self.parts]
 
@@ -74,6 +78,7 @@ class EngineFiles:
         self._parts: list[tuple[Any, str]] = []
         self._folder = ""
         self._is_copied = False
+        self._problem: CheckpointError | None = None
         self._source: VerifiedFiles | None = None
         self._loaded: tuple[str, Any] = "", None
         """What was loaded last, and where it lies."""
@@ -84,7 +89,7 @@ class EngineFiles:
     def collect(self, folder: str, *, copied: bool) -> None:
         """From now on, what DeepSpeed saves is gathered; `copied` keeps it as it is now, whatever comes once
         `finish_copies` was called."""
-        self._folder, self._parts, self._is_copied = folder, [], copied
+        self._folder, self._parts, self._is_copied, self._problem = folder, [], copied, None
 
     def add(self, name: str, tensors: dict[str, Tensor]) -> None:
         """A file of ours beside DeepSpeed's, in safetensors."""
@@ -102,7 +107,7 @@ class EngineFiles:
 
     def snapshot(self) -> Snapshot:
         """Of what was gathered."""
-        return Snapshot(self._folder, self._rank, tuple(self._parts), self._copies)
+        return Snapshot(self._folder, self._rank, tuple(self._parts), self._copies, self._problem)
 
     def finish_copies(self) -> None:
         """To be called before anything that a snapshot holds is changed."""
@@ -111,8 +116,12 @@ class EngineFiles:
         self.waited_seconds += time.monotonic() - began
 
     def _save(self, state_dict: Any, path: str) -> None:
-        kept = self._copies.begin(os.path.basename(path), state_dict) if self._is_copied else state_dict
-        self._parts.append((kept, path))
+        try:
+            kept = self._copies.begin(os.path.basename(path), state_dict) if self._is_copied else state_dict
+        except CheckpointError as error:
+            self._problem = error
+        else:
+            self._parts.append((kept, path))
 
     def _load(self, path: str, map_location: Any = None) -> Any:
         """DeepSpeed asks for the file of the model twice in a row, the first time to look at one number."""

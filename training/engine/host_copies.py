@@ -1,4 +1,4 @@
-"""A checkpoint's state, copied into the host's memory while the next step computes.
+"""A checkpoint's state, copied into the host's memory: without a GPU, while the next step computes.
 
 Weights, moments and averages change where the optimizer steps, and nowhere else: until then the copy may take
 its time, beside the forward and backward passes.

@@ -15,8 +15,8 @@ def out_of_memory_explained() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
         raise TrainingError(
-            f"the device has too little memory for a step ({reason}); repeat the command with more workers "
-            f"or a higher --engine.zero-stage, or begin in another --run-dir with a smaller "
-            f"--batches.micro-batch, --engine.checkpoint-activations or --engine.offload-optimizer: "
-            f"`reelgpt plan train` tells what each needs"
+            f"the device has too little memory for a step ({reason}); repeat the command with more workers, "
+            f"a higher --engine.zero-stage, --engine.checkpoint-activations or --engine.offload-optimizer, "
+            f"or begin in another --run-dir with a smaller --batches.micro-batch: `reelgpt plan train` tells "
+            f"what each needs"
         ) from None

@@ -7,7 +7,6 @@ checkpoints/step-00000040-5c1f20ab/MANIFEST.json  last: the run's state, every f
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +64,9 @@ class Problem:
         return self.text
 
 
+CLOSED = Problem("its folder may not be read; check the permissions", is_rot=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Damage:
     name: str
@@ -77,21 +79,21 @@ class Damage:
 
 def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
     """Checkpoints whose files are there with the right sizes, newest first; and the others."""
-    sizes = {file.name: file.size for file in storage.list_files(root, irregular=True)}
-    whole, damaged = [], _locked(sizes)
-    closed = {damage.name for damage in damaged}
-    for path in sizes:
+    files = {file.name: file for file in storage.list_files(root, irregular=True)}
+    closed = {path.rstrip("/") for path in files if path.endswith("/")}
+    whole, damaged = [], [Damage(name, CLOSED) for name in closed if FOLDER.fullmatch(name)]
+    for path in files:
         name, _, file = path.partition("/")
-        if file != MANIFEST or name in closed:
+        if file != MANIFEST:
             continue
         try:
             checkpoint = read_manifest(root, name)
         except UNREADABLE as error:
             damaged.append(Damage(name, Problem.of(error)))
             continue
-        problem = _missized(checkpoint, sizes)
+        problem = _problem(checkpoint, files, closed)
         if problem:
-            damaged.append(Damage(name, Problem(problem, is_rot=True)))
+            damaged.append(Damage(name, problem))
         else:
             whole.append(checkpoint)
     whole.sort(key=lambda checkpoint: checkpoint.age, reverse=True)
@@ -125,18 +127,17 @@ def delete(root: str, name: str) -> None:
     storage.delete(storage.join(root, name))
 
 
-def _locked(paths: Iterable[str]) -> list[Damage]:
-    """Checkpoints in which a folder may not be read: they may be whole, and are not absent."""
-    names = {path.partition("/")[0] for path in paths if path.endswith("/")}
-    problem = Problem("its folder may not be read; check the permissions", is_rot=False)
-    return [Damage(name, problem) for name in names if FOLDER.fullmatch(name)]
-
-
-def _missized(checkpoint: Checkpoint, sizes: dict[str, int]) -> str | None:
+def _problem(checkpoint: Checkpoint, files: dict[str, storage.FileInfo], closed: set[str]) -> Problem | None:
+    """What a look at the folder tells: sizes, and what cannot be looked at."""
     for record in checkpoint.files:
-        size = sizes.get(f"{checkpoint.name}/{record.name}")
-        if size is None:
-            return f"{record.name} is missing"
-        if size != record.size:
-            return f"{record.name} has {size} bytes, committed with {record.size}"
+        path = f"{checkpoint.name}/{record.name}"
+        found = files.get(path)
+        if found is None:
+            is_hidden = any(path.startswith(f"{folder}/") for folder in closed)
+            return CLOSED if is_hidden else Problem(f"{record.name} is missing", is_rot=True)
+        if not found.size and not found.modified:
+            return Problem(f"{record.name} is out of reach, as a link to a disk that is away", is_rot=False)
+        if found.size != record.size:
+            text = f"{record.name} has {found.size} bytes, committed with {record.size}"
+            return Problem(text, is_rot=True)
     return None
