@@ -6,6 +6,7 @@ ever talks to another rank, so that nothing can wait for a word that a dead thre
 """
 
 import platform
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
@@ -67,6 +68,7 @@ class Saving:
         self._committing: Future[None] | None = None
         self._housekeeping: Future[None] | None = None
         self._is_untidy = False
+        self._tidying = threading.Lock()
         self._copies = copies
         self._stall_seconds = 0.0
         self.newest = resumed.checkpoint.name if resumed.checkpoint else None
@@ -74,6 +76,8 @@ class Saving:
 
     def __call__(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
         with self._stalling():
+            if self._committing and self._committing.done():
+                self._await_commit()
             self._commit_once_written()
             self._tidy_up()
             if self._run.config.is_saved(step):
@@ -114,8 +118,12 @@ class Saving:
         try:
             yield
         finally:
-            beside: list[Future[Any]] = [self._pending.records] if self._pending else []
-            wait(beside + [work for work in (self._committing, self._housekeeping) if work])
+            if self._pending:
+                wait([self._pending.records])
+            if self._committing:
+                wait([self._committing])
+            if self._housekeeping:  # which a commit begins
+                wait([self._housekeeping])
 
     def _begin(self) -> None:
         progress = self._progress
@@ -159,25 +167,27 @@ class Saving:
         self.newest = pending.name
 
     def _write_manifest(self, pending: Pending, files: list[FileRecord]) -> None:
+        """In a thread of rank 0's; begins what is due once it is done."""
         self._run.attempt.require_newest()
         step = pending.state["step"]
         checkpoints.commit(self._root, name=pending.name, step=step, state=pending.state, files=files)
+        self._is_untidy = True
+        self._tidy_up()
 
     def _await_commit(self) -> None:
         if self._committing:
             self._committing.result()
-            self._committing, self._is_untidy = None, True
+            self._committing = None
 
     def _tidy_up(self) -> None:
         """Begins to forget and to copy what is due, unless the last time is not over: nobody waits for it."""
-        if self._committing and self._committing.done():
-            self._await_commit()
-        if not self._is_untidy or (self._housekeeping and not self._housekeeping.done()):
-            return
-        if self._housekeeping:
-            self._housekeeping.result()
-        self._is_untidy = False
-        self._housekeeping = in_background(self._keep_house)
+        with self._tidying:
+            if not self._is_untidy or (self._housekeeping and not self._housekeeping.done()):
+                return
+            if self._housekeeping:
+                self._housekeeping.result()
+            self._is_untidy = False
+            self._housekeeping = in_background(self._keep_house)
 
     def _keep_house(self) -> None:
         self._run.attempt.require_newest()

@@ -16,6 +16,7 @@ from infra.errors import Stopped
 from pipelines.shards import ShardSet
 from tests.training import runs
 from tests.training.faults import Bench
+from tests.training.tiny_run import summary
 from tests.training.workers import Workers
 from training import going_on
 from training.data import open_data
@@ -48,7 +49,7 @@ def test_what_all_tasks_refuse_each_says(
     directory, config = RunDirectory.at(run_dir), get_recipe("gpt_tiny")
     going_on.begin(directory, config, open_data(config, token_set.uri), resume="auto", attempt="first")
     if is_finished:
-        storage.write_json(directory.result, {"steps_done": config.steps})
+        storage.write_json(directory.result, summary(config.steps))
     group = bench.start(Path(run_dir), "--seed=1")
     assert group.codes() == [2, 2], group.said()
     said = [(group.folder / f"{rank}.err").read_text() for rank in (0, 1)]
