@@ -1,6 +1,6 @@
 """How long does saving hold up a step, and how long does it take from the command to the next step?
 
-    python benchmarks/resume.py            models of four sizes; a few minutes
+    python benchmarks/resume.py            models of four sizes; a quarter of an hour
     python benchmarks/resume.py --quick    the two smallest, two saves each
 
 Saving: seconds that the steps stand still, one worker in fp32, before the next one and where its optimizer
@@ -150,8 +150,7 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
         "torch_save": plain,
     }
     num_bytes = 0
-    num_turns = int(num_saves)
-    for turn in range(num_turns + 1):  # the first warms up
+    for turn in range(int(num_saves) + 1):
         for kind, save in kinds.items():
             step("step_alone")
             name = f"{kind}-{turn}"
@@ -160,10 +159,10 @@ def _measure_saves(size: str, folder: str, num_saves: str) -> None:
             num_bytes = max(num_bytes, sum(path.stat().st_size for path in files))
             shutil.rmtree(Path(folder, name))
             seconds.setdefault(kind, []).append(took)
+        if not turn:
+            seconds.clear()  # it warmed up
     parameters = sum(parameter.numel() for parameter in engine._engine.module.parameters())
-    medians = {
-        kind: statistics.median(times[len(times) // (num_turns + 1) :]) for kind, times in seconds.items()
-    }
+    medians = {kind: statistics.median(times) for kind, times in seconds.items()}
     _say(json.dumps({"parameters": parameters, "bytes": num_bytes} | medians))
 
 

@@ -5,6 +5,7 @@ ReelgptError                  exit 1   anything a user or an operator can mend
 |   `-- ConfigError           exit 2   a setting is out of range or contradicts another
 |-- ClusterError              exit 1   Ray cannot be reached, or its workers failed for reasons of their own
 |-- StorageError              exit 1   a file system or object store did not answer, or refused
+|   |-- NotJsonError          exit 1   a file was read, and holds no JSON
 |   |-- SourceError           exit 1   one video is not to be had; the others are (pipelines/source_errors.py)
 |   `-- StalledError          exit 1   where a video is mounted does not answer (beside it)
 |-- ShardError                exit 1   a shard set is not whole, or not what its manifest says
@@ -37,6 +38,10 @@ class ClusterError(ReelgptError):
 
 
 class StorageError(ReelgptError):
+    pass
+
+
+class NotJsonError(StorageError):
     pass
 
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import quote, unquote
 
 from infra import local_files, object_stores
-from infra.errors import StorageError, UsageError
+from infra.errors import NotJsonError, UsageError
 from infra.storage_errors import explained
 
 if TYPE_CHECKING:
@@ -95,11 +95,12 @@ def read_range(uri: str, start: int, end: int) -> bytes:
 
 
 def read_json(uri: str) -> Any:
+    """Raises NotJsonError where there is something else."""
     data = read_bytes(uri)
     try:
         return json.loads(data)
     except ValueError as error:
-        raise StorageError(
+        raise NotJsonError(
             f"{uri} is not JSON ({error}); it was cut off or changed after it was written"
         ) from None
 

@@ -56,7 +56,7 @@ class StepInput:
     """Of the clips' ids, to be added up over the ranks."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Agreed:
     """What all ranks together bring to a step, and wish."""
 
@@ -124,7 +124,14 @@ def agree(given: StepInput, stop: StopRequest, ranks: Ranks) -> Agreed:
     num_targets, num_units, num_stops, num_saves, num_asks, high, low = ranks.sum(
         [given.num_targets, given.num_units, *wishes, *given.samples_digest]
     )
-    return Agreed(num_targets, num_units, num_stops > 0, num_saves > 0, num_asks > 0, (high, low))
+    return Agreed(
+        num_targets=num_targets,
+        num_units=num_units,
+        is_to_stop=num_stops > 0,
+        is_to_save=num_saves > 0,
+        is_to_ask=num_asks > 0,
+        samples_digest=(high, low),
+    )
 
 
 def _told(progress: Progress, unit: str) -> Metrics:

@@ -18,7 +18,7 @@ def read_lines(path: str) -> Iterator[dict[str, float]]:
     with storage.open_input(path) as file:
         for line in file:
             if line.endswith(b"\n"):
-                yield parsed(line, path)
+                yield _parsed(line, path)
 
 
 class Tail:
@@ -41,10 +41,10 @@ class Tail:
                 if not raw.endswith(b"\n"):
                     return
                 self._offset += len(raw)
-                yield parsed(raw, self._path)
+                yield _parsed(raw, self._path)
 
 
-def parsed(raw: bytes, path: str) -> dict[str, float]:
+def _parsed(raw: bytes, path: str) -> dict[str, float]:
     """A whole line of the metrics file at `path`. Raises TrainingError where it was changed since."""
     with contextlib.suppress(ValueError):
         line: Any = json.loads(raw)

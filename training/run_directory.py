@@ -21,10 +21,10 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from infra import storage
-from infra.errors import StorageError, TrainingError, UsageError
+from infra.errors import NotJsonError, StorageError, TrainingError, UsageError
 from infra.leases import Lease
 from model.bundle import MODEL_OF_A_RUN, RECORD
 from training.config import RunConfig
@@ -32,6 +32,7 @@ from training.metrics_lines import read_lines
 from training.saving import manifest
 from training.saving.copies import Copies
 
+SUMMARY_TEXTS = ("bundle", "fingerprint")
 SUMMARY = {"measured", "model_version", "mlflow_run_id"}
 SAMPLE = re.compile(r"step-(\d+)\.png")
 BUNDLE = re.compile(r"step-(\d+)")
@@ -122,8 +123,8 @@ class RunDirectory:
         """Of the newest command. Raises UsageError where `config.json` is not ours, StorageError where it
         cannot be read."""
         try:
-            record = json.loads(storage.read_bytes(self.config))
-        except ValueError:
+            record = storage.read_json(self.config)
+        except NotJsonError:
             raise self.foreign() from None
         if not isinstance(record, dict):
             raise self.foreign()
@@ -138,14 +139,14 @@ class RunDirectory:
     def finished(self) -> dict[str, Any] | None:
         """The summary of a run that has done all its steps. Raises TrainingError where it was changed."""
         try:
-            summary: Any = json.loads(storage.read_bytes(self.result))
+            summary: Any = storage.read_json(self.result)
+        except NotJsonError:
+            summary = None
         except StorageError:  # asked first whether it is there, it could be gone by now: see `going_on.begin`
             if storage.exists(self.result):
                 raise
             return None
-        except ValueError:
-            summary = None
-        if not isinstance(summary, dict) or not _is_summary(summary):
+        if not _is_summary(summary):
             raise TrainingError(
                 f"{self.result} is no result of a run; it was changed after it was written: delete it, and "
                 f"repeat the command"
@@ -204,10 +205,11 @@ def _require_folder(place: str) -> None:
         raise UsageError(f"{place} is no folder, and has to be one; move it away, or give another place")
 
 
-def _is_summary(values: dict[str, Any]) -> bool:
+def _is_summary(values: Any) -> TypeGuard[dict[str, Any]]:
     """Whether all is there that others ask for."""
-    texts, steps = (values.get("bundle"), values.get("fingerprint")), values.get("steps_done")
-    return type(steps) is int and all(isinstance(text, str) for text in texts) and values.keys() >= SUMMARY
+    if not isinstance(values, dict) or type(values.get("steps_done")) is not int:
+        return False
+    return all(isinstance(values.get(name), str) for name in SUMMARY_TEXTS) and values.keys() >= SUMMARY
 
 
 def sampled_step(file_name: str) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra import configs
-from infra.errors import Stopped, TrainingError
+from infra.errors import ReelgptError, Stopped, TrainingError
 from training.config import RunConfig
 from training.launching.stopping import die_with_parent
 from training.run_directory import RunDirectory
@@ -91,7 +91,6 @@ def _failed(place: Place, code: int) -> TrainingError:
 
 def _obey(order: dict[str, Any]) -> int:
     """What one command of a verification does."""
-    from infra.errors import ReelgptError
     from training.launching.launch import train
 
     config = configs.from_dict(RunConfig, order.pop("config"))

@@ -123,7 +123,7 @@ def connected() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which nothing is tracked and no fault is put in."""
+    """That of a training machine with neither Ray nor MLflow."""
     return runs.bare_environment(tmp_path_factory.mktemp("site"))
 
 

@@ -18,8 +18,14 @@ from training.saving.copies import Copies
 
 def summary(steps_done: int) -> dict[str, Any]:
     """Of a finished run, as far as others ask for it."""
-    texts = dict.fromkeys(("bundle", "fingerprint"), "")
-    return {"steps_done": steps_done, "measured": [], "model_version": None, "mlflow_run_id": None} | texts
+    return {
+        "steps_done": steps_done,
+        "bundle": "",
+        "fingerprint": "",
+        "measured": [],
+        "model_version": None,
+        "mlflow_run_id": None,
+    }
 
 
 class TinyRun:
