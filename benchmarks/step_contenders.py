@@ -103,7 +103,7 @@ def reelgpt(shape: Shape, zero_stage: int) -> Iterator[None]:
     from training.engine.engine import Engine
     from training.launching.stopping import StopRequest
     from training.launching.watchdog import Pulse
-    from training.loop import Progress, run_steps
+    from training.loop import Progress, Standing, run_steps
     from training.objectives import Learner
 
     config, objective, clips = our_parts(shape)
@@ -116,8 +116,9 @@ def reelgpt(shape: Shape, zero_stage: int) -> Iterator[None]:
     part = SimpleNamespace(index=0, clips=clips, clip_ids=tuple(map(str, range(len(clips)))))
     batches = SimpleNamespace(micro_batches=lambda _: [part], epoch=lambda _: 0.0)
     run: Any = SimpleNamespace(config=config, objective=objective, ranks=ranks)
-    commands = _Commands()
-    run_steps(run, engine, batches, Progress(), [commands], StopRequest(), Pulse(config.watchdog))  # type: ignore[arg-type]
+    saver: Any = SimpleNamespace(standing=Standing, hear=lambda _: None)
+    commands, pulse = _Commands(), Pulse(config.watchdog)
+    run_steps(run, engine, batches, Progress(), [commands], StopRequest(), pulse, saver)  # type: ignore[arg-type]
     yield
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +31,26 @@ class Listener(Protocol):
         `metrics` is empty where the step is not logged; a listener may add to it for those after it. What
         happens on all ranks is called on all of them.
         """
+
+
+class Standing(NamedTuple):
+    """How far saving is: of one rank, or added up over all."""
+
+    writing: float = 0.0
+    """1.0 while a checkpoint's files are not all on the disk."""
+    failed: float = 0.0
+    """1.0 where they will not come to be."""
+
+
+class Saver(Protocol):
+    def standing(self) -> Standing:
+        """Of this rank."""
+
+    def hear(self, standing: Standing) -> None:
+        """Of all ranks, once in each step, before the update."""
+
+    def save_now(self) -> None:
+        """A machine, or the whole group for a larger one, is about to be taken away."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,6 +87,7 @@ class Agreed:
     is_to_ask: bool
     """Whether machines are about to go."""
     samples_digest: tuple[float, float]
+    saving: Standing
 
 
 def run_steps(
@@ -77,12 +98,9 @@ def run_steps(
     listeners: Sequence[Listener],
     stop: StopRequest,
     pulse: Pulse,
-    save: Callable[[], None] = lambda: None,
+    saver: Saver,
 ) -> bool:
-    """Trains from `progress` to the last step; False where a stop was agreed before it.
-
-    `save` is called where a machine, or the whole group for a larger one, is about to be taken away.
-    """
+    """Trains from `progress` to the last step; False where a stop was agreed before it."""
     config, objective, ranks = run.config, run.objective, run.ranks
     steps = config.batches.steps_taken(progress.step + 1, config.steps)
     make, depth = partial(step_input, run, batches), config.batches.prefetch_steps
@@ -92,12 +110,13 @@ def run_steps(
         for step, given in ahead:
             pace.waited(ahead.waited_seconds)
             pulse.at(step, "exchange")
-            agreed = agree(given, stop, ranks)
+            agreed = agree(given, stop, saver.standing(), ranks)
             if agreed.is_to_stop:
                 return False
+            saver.hear(agreed.saving)
             if agreed.is_to_save or (agreed.is_to_ask and stop.is_preempted()):
                 pulse.at(step, SAVING)
-                save()
+                saver.save_now()
                 if ranks.is_first:  # who commits
                     stop.tell_saved()
             pulse.at(step, COMPILING if engine.compiles_for(given.examples) else "update")
@@ -118,11 +137,11 @@ def run_steps(
     return True
 
 
-def agree(given: StepInput, stop: StopRequest, ranks: Ranks) -> Agreed:
+def agree(given: StepInput, stop: StopRequest, saving: Standing, ranks: Ranks) -> Agreed:
     """The one exchange of a step. All ranks must call together."""
     wishes = stop.is_wanted(), ranks.is_first and stop.is_save_wanted(), stop.is_time_to_ask()
-    num_targets, num_units, num_stops, num_saves, num_asks, high, low = ranks.sum(
-        [given.num_targets, given.num_units, *wishes, *given.samples_digest]
+    num_targets, num_units, num_stops, num_saves, num_asks, high, low, *standing = ranks.sum(
+        [given.num_targets, given.num_units, *wishes, *given.samples_digest, *saving]
     )
     return Agreed(
         num_targets=num_targets,
@@ -131,6 +150,7 @@ def agree(given: StepInput, stop: StopRequest, ranks: Ranks) -> Agreed:
         is_to_save=num_saves > 0,
         is_to_ask=num_asks > 0,
         samples_digest=(high, low),
+        saving=Standing(*standing),
     )
 
 

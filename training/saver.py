@@ -1,8 +1,8 @@
 """Saving beside the steps: the state is copied, without a GPU while the next one computes, and then written.
 
-Every rank writes its files in a thread of its own. At each step boundary the ranks tell each other how far
-they are; once all files of all ranks are on the disk, a thread of rank 0 commits the checkpoint. No thread
-ever talks to another rank, so that nothing can wait for a word that a dead thread owes.
+Every rank writes its files in a thread of its own. In the exchange of each step the ranks tell each other
+how far they are; once all files of all ranks are on the disk, a thread of rank 0 commits the checkpoint. No
+thread ever talks to another rank, so that nothing can wait for a word that a dead thread owes.
 """
 
 import platform
@@ -13,13 +13,14 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, NoReturn
 
 from infra.errors import CheckpointError, ReelgptError
 from training.engine.engine import Engine
-from training.loop import Metrics, Progress
+from training.engine.engine_files import Snapshot
+from training.loop import Metrics, Progress, Standing
 from training.run import Run
-from training.saving import checkpoints
+from training.saving import checkpoints, records
 from training.saving.background import in_background
 from training.saving.copies import Copies
 from training.saving.manifest import FileRecord
@@ -33,12 +34,13 @@ class Pending:
     state: dict[str, Any]
     records: Future[list[FileRecord]]
 
-    def outcome(self) -> tuple[str | None, list[FileRecord]]:
-        """Why this rank's files will not come to be, or which there are. Waits for them."""
+    def problem(self) -> str | None:
+        """Why this rank's files will not come to be, once that is known."""
         try:
-            return None, self.records.result()
+            self.records.result()
         except ReelgptError as error:
-            return str(error), []
+            return str(error)
+        return None
 
 
 class Saving:
@@ -78,10 +80,22 @@ class Saving:
         with self._stalling():
             if self._committing and self._committing.done():
                 self._await_commit()
-            self._commit_once_written()
             self._tidy_up()
             if self._run.config.is_saved(step):
                 self._begin()
+
+    def standing(self) -> Standing:
+        pending = self._pending
+        if pending is None:
+            return Standing()
+        if not pending.records.done():
+            return Standing(writing=1.0)
+        return Standing(failed=float(pending.records.exception() is not None))
+
+    def hear(self, standing: Standing) -> None:
+        if self._pending and not standing.writing:
+            with self._stalling():
+                self._begin_commit(self._pending, standing)
 
     def tell_stall(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
         """A listener before the metrics are written: seconds that saving held up the steps since the last
@@ -132,42 +146,46 @@ class Saving:
         self._commit()  # never two at once
         name, state = checkpoints.name_of(progress.step, self._suffix), self._state()
         snapshot = self._engine.snapshot(self._root, name, state, copied=self._config.background)
-        self._pending = Pending(name, state, in_background(snapshot.write))
+        self._pending = Pending(name, state, in_background(partial(self._write_files, snapshot, name)))
         self._saved_step = progress.step
         if not self._config.background:
             self._commit()
 
-    def _commit_once_written(self) -> None:
-        """Looks whether the pending checkpoint is on every rank's disk. All ranks ask together."""
-        if self._pending is None:
-            return
-        num_writing = self._run.ranks.sum([float(not self._pending.records.done())])[0]
-        if not num_writing:
-            self._begin_commit(self._pending)
-
     def _commit(self) -> None:
         """Returns once the pending checkpoint is committed."""
         if self._pending is not None:
-            self._begin_commit(self._pending)
+            wait([self._pending.records])
+            self._begin_commit(self._pending, Standing(*self._run.ranks.sum(self.standing())))
         self._await_commit()
 
-    def _begin_commit(self, pending: Pending) -> None:
-        """Has rank 0 write the manifest, beside the steps, once every rank's files are there. Raises
+    def _begin_commit(self, pending: Pending, standing: Standing) -> None:
+        """Has rank 0 write the manifest, beside the steps, now that every rank's files are there. Raises
         CheckpointError, on all ranks alike, where one of them could not write."""
         self._pending = None
-        problems, records = zip(*self._run.ranks.gather(pending.outcome()), strict=True)
         self._await_commit()  # of the one before
-        if problem := next(filter(None, problems), None):
-            if self._run.ranks.is_first:
-                checkpoints.abandon(self._root, pending.name)
-            raise CheckpointError(problem)
+        if standing.failed:
+            self._give_up(pending)
         if self._run.ranks.is_first:
-            files = [record for of_rank in records for record in of_rank]
-            self._committing = in_background(partial(self._write_manifest, pending, files))
+            self._committing = in_background(partial(self._write_manifest, pending))
         self.newest = pending.name
 
-    def _write_manifest(self, pending: Pending, files: list[FileRecord]) -> None:
+    def _give_up(self, pending: Pending) -> NoReturn:
+        problem = self._run.ranks.first_of(pending.problem())
+        if self._run.ranks.is_first:
+            checkpoints.abandon(self._root, pending.name)
+        raise CheckpointError(problem)
+
+    def _write_files(self, snapshot: Snapshot, name: str) -> list[FileRecord]:
+        """In a thread of its own on each rank."""
+        files = snapshot.write()
+        if not self._run.ranks.is_first:
+            records.leave(self._root, name, self._run.ranks.rank, files)
+        return files
+
+    def _write_manifest(self, pending: Pending) -> None:
         """In a thread of rank 0's; begins what is due once it is done."""
+        others = range(1, self._run.ranks.world_size)
+        files = [*pending.records.result(), *records.left(self._root, pending.name, others)]
         self._run.attempt.require_newest()
         step = pending.state["step"]
         checkpoints.commit(self._root, name=pending.name, step=step, state=pending.state, files=files)

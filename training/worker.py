@@ -90,7 +90,7 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
     with closing(batches), _status_told(tracking), saving.closing():
         watchdog = _watchdog(run, speaks=stop.is_heard_here)
         with bundles.finishing(), watchdog.watching() as pulse:
-            is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse, saving.save_now)
+            is_done = run_steps(run, engine, batches, progress, listeners, stop, pulse, saving)
         saving.finish()
         if not is_done:
             if not progress.step:

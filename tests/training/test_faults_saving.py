@@ -16,17 +16,17 @@ pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.faults]
 STEP = 6
 FOLDER = f"/step-{STEP:08d}"
 AVERAGED = "--optimizer.ema-decay=0.9"
-AVERAGES = (("ema-00000.safetensors", 0), ("ema-00001.safetensors", 1))
+BESIDE = (("ema-00000.safetensors", 0), ("ema-00001.safetensors", 1), ("rank-00001.files.json", 1))
 STAGE_FILES = {
-    0: (("mp_rank_00_model_states.pt", 0), *AVERAGES),
+    0: (("mp_rank_00_model_states.pt", 0), *BESIDE),
     2: (
         ("mp_rank_00_model_states.pt", 0), ("zero_pp_rank_0_mp_rank_00_optim_states.pt", 0),
-        ("zero_pp_rank_1_mp_rank_00_optim_states.pt", 1), *AVERAGES,
+        ("zero_pp_rank_1_mp_rank_00_optim_states.pt", 1), *BESIDE,
     ),
     3: (
         ("zero_pp_rank_0_mp_rank_00_model_states.pt", 0), ("zero_pp_rank_1_mp_rank_00_model_states.pt", 1),
         ("zero_pp_rank_0_mp_rank_00_optim_states.pt", 0), ("zero_pp_rank_1_mp_rank_00_optim_states.pt", 1),
-        *AVERAGES,
+        *BESIDE,
     ),
 }  # fmt: skip
 """Of a run of two workers that keeps an average: each file, and who writes it."""

@@ -1,11 +1,12 @@
-"""What DeepSpeed does around a step that need not be done, or costs too much.
+"""What DeepSpeed does around a step and a save that need not be done, or costs too much.
 
 ZeRO 1 and 2 search each gradient for inf and NaN, and then take its norm, in a dozen small kernels; after the
 optimizer they point each weight at its place again. A GPU that has nothing else to do waits for all that: a
 sixth of the step of a model of 350 million parameters.
 """
 
-from functools import partial
+from collections import OrderedDict
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,11 +17,20 @@ from training.engine.connection import deepspeed
 
 def hasten(engine: Any, *, stage: int, world_size: int) -> None:
     """Replaces methods of DeepSpeed's engine, and of its optimizer, by cheaper ones with the same result."""
-    engine._copy_recovery_script = lambda _: None  # scripts beside the checkpoints, at every save
+    _hasten_saves(engine)
     if world_size == 1 and not stage:
         engine.enable_backward_allreduce = False  # it would copy all gradients to send them nowhere
     if isinstance(engine.optimizer, deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer):
         _hasten_optimizer(engine.optimizer)  # a DeepSpeed JSON may lead to another one at stage 1
+
+
+def _hasten_saves(engine: Any) -> None:
+    """DeepSpeed writes scripts beside each checkpoint, and walks through all modules for what stays."""
+    _replace(engine, "_copy_recovery_script", lambda _: None)
+    for name in ("_get_buffer_names", "_get_zero_param_shapes", "_get_shared_params"):
+        _replace(engine, name, cache(getattr(engine, name)))
+    if all(map(deepspeed.runtime.utils.is_optimized_parameter, engine.module.parameters())):
+        _replace(engine, "_get_zero_frozen_param_attributes", lambda _: OrderedDict())
 
 
 def _hasten_optimizer(optimizer: Any) -> None:
@@ -29,8 +39,12 @@ def _hasten_optimizer(optimizer: Any) -> None:
         cheaper["check_overflow"] = _skip_search
         cheaper["get_grad_norm_direct"] = partial(_partitions_norm, optimizer.dp_process_group)
     for name, method in cheaper.items():
-        assert hasattr(optimizer, name), f"DeepSpeed's {name} has another name now"
-        setattr(optimizer, name, method)
+        _replace(optimizer, name, method)
+
+
+def _replace(owner: Any, name: str, method: Any) -> None:
+    assert hasattr(owner, name), f"DeepSpeed's {name} has another name now"
+    setattr(owner, name, method)
 
 
 def _keep_views(_: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from infra.errors import CheckpointError
 
-SCALARS = (bool, int, float, str, type(None))
+UNCHANGING = frozenset({bool, int, float, str, type(None), torch.Size})
 
 
 class HostCopies:
@@ -80,15 +80,16 @@ def _new_buffer(tensor: Tensor) -> Tensor:
 
 
 def _replace_tensors(value: Any, place: Any) -> Any:
+    kind = type(value)
+    if kind in UNCHANGING:
+        return value
     if isinstance(value, Tensor):
         return place(value)
     if isinstance(value, dict):
-        replaced = copy.copy(value)
-        for name in replaced:
-            replaced[name] = _replace_tensors(value[name], place)
+        replaced = {} if kind is dict else copy.copy(value)
+        for name, item in value.items():
+            replaced[name] = _replace_tensors(item, place)
         return replaced
-    if isinstance(value, list):
-        return [_replace_tensors(item, place) for item in value]
-    if type(value) is tuple:
-        return tuple(_replace_tensors(item, place) for item in value)
-    return value if isinstance(value, SCALARS) else copy.deepcopy(value)
+    if kind in (list, tuple):
+        return kind([_replace_tensors(item, place) for item in value])
+    return copy.deepcopy(value)
