@@ -1,12 +1,11 @@
 """Videos or a shard set? What `extract` and `tokenize` were given, and which settings mean nothing to it."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from infra import storage
-from infra.errors import ConfigError, UsageError
+from infra.errors import ConfigError, NotJsonError, UsageError
 from pipelines import records
 from pipelines.building import claim
 from pipelines.shards import MANIFEST, ShardSet
@@ -42,7 +41,7 @@ def _is_ours(place: str) -> bool:
     if not storage.exists(place):
         return False
     try:
-        value = json.loads(storage.read_bytes(place))
-    except ValueError:
+        value = storage.read_json(place)
+    except NotJsonError:
         return False
     return isinstance(value, dict) and "format_version" in value

@@ -6,19 +6,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from infra import storage
 from infra.errors import TrainingError
+from infra.storage_errors import explained
 
 
 def read_lines(path: str) -> Iterator[dict[str, float]]:
     """The whole lines of a metrics file; a kill can leave the last one cut off. Raises TrainingError where
     another is damaged."""
-    if not os.path.exists(path):
-        return
-    with storage.open_input(path) as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield _parsed(line, path)
+    with explained(path):
+        yield from Tail(path).new_lines()
 
 
 class Tail:

@@ -114,7 +114,7 @@ def test_a_manifest_cut_off_is_damage_too(root: Path) -> None:
     manifest = commit(root, 20) / MANIFEST
     manifest.write_bytes(manifest.read_bytes()[:50])
     assert found_step(root) == 10
-    assert "is not JSON" in checkpoints.find(str(root), ALONE).passed_over[0].problem.text
+    assert "is no longer JSON" in checkpoints.find(str(root), ALONE).passed_over[0].problem.text
 
 
 @pytest.mark.faults

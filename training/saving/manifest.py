@@ -5,13 +5,12 @@ checkpoints/step-00000040-5c1f20ab/MANIFEST.json  last: the run's state, every f
                                                           and a digest of all this
 """
 
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from infra import configs, hashing, storage
-from infra.errors import CheckpointError, ConfigError, RottenError, StorageError
+from infra.errors import CheckpointError, ConfigError, NotJsonError, RottenError, StorageError
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
@@ -102,11 +101,10 @@ def committed(root: str) -> tuple[list[Checkpoint], list[Damage]]:
 
 def read_manifest(root: str, name: str) -> Checkpoint:
     """Raises one of UNREADABLE where there is none that this build reads."""
-    data = storage.read_bytes(storage.join(root, name, MANIFEST))
     try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise RottenError(f"its {MANIFEST} is not JSON ({error}), as it was when it was committed") from None
+        values = storage.read_json(storage.join(root, name, MANIFEST))
+    except NotJsonError:
+        raise RottenError(f"its {MANIFEST} is no longer JSON, as it was when it was committed") from None
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"its {MANIFEST} is not of format {FORMAT_VERSION}, which this build reads")
     if values.pop("digest", None) != hashing.digest(values):
