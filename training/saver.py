@@ -32,15 +32,19 @@ class Pending:
 
     name: str
     state: dict[str, Any]
-    records: Future[list[FileRecord]]
+    written: Future[list[FileRecord]]
+    """This rank's part."""
 
     def problem(self) -> str | None:
-        """Why this rank's files will not come to be, once that is known."""
-        try:
-            self.records.result()
-        except ReelgptError as error:
-            return str(error)
-        return None
+        """Why this rank's part will not come to be, once that is known."""
+        error = self.written.exception()
+        return None if error is None else str(error) or repr(error)
+
+    def raise_own_bug(self) -> None:
+        """With its traceback, which nobody else has."""
+        error = self.written.exception()
+        if error is not None and not isinstance(error, ReelgptError):
+            raise error
 
 
 class Saving:
@@ -67,6 +71,7 @@ class Saving:
         self._saved_step = resumed.checkpoint.step if resumed.checkpoint else 0
         self._suffix = run.ranks.broadcast(checkpoints.new_suffix())
         self._pending: Pending | None = None
+        self._given_up: str | None = None
         self._committing: Future[None] | None = None
         self._housekeeping: Future[None] | None = None
         self._is_untidy = False
@@ -88,9 +93,9 @@ class Saving:
         pending = self._pending
         if pending is None:
             return Standing()
-        if not pending.records.done():
+        if not pending.written.done():
             return Standing(writing=1.0)
-        return Standing(failed=float(pending.records.exception() is not None))
+        return Standing(failed=float(pending.written.exception() is not None))
 
     def hear(self, standing: Standing) -> None:
         if self._pending and not standing.writing:
@@ -128,16 +133,19 @@ class Saving:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """However the block ends, no thread is left in the midst of a file when the process goes."""
+        """However the block ends, no thread is left in the midst of a file when the process goes, and nothing
+        that takes room for no checkpoint."""
         try:
             yield
         finally:
             if self._pending:
-                wait([self._pending.records])
+                wait([self._pending.written])
             if self._committing:
                 wait([self._committing])
             if self._housekeeping:  # which a commit begins
                 wait([self._housekeeping])
+            if self._given_up and self._run.ranks.is_first:
+                checkpoints.abandon(self._root, self._given_up)
 
     def _begin(self) -> None:
         progress = self._progress
@@ -154,15 +162,14 @@ class Saving:
     def _commit(self) -> None:
         """Returns once the pending checkpoint is committed."""
         if self._pending is not None:
-            wait([self._pending.records])
+            wait([self._pending.written])
             self._begin_commit(self._pending, Standing(*self._run.ranks.sum(self.standing())))
         self._await_commit()
 
     def _begin_commit(self, pending: Pending, standing: Standing) -> None:
-        """Has rank 0 write the manifest, beside the steps, now that every rank's files are there. Raises
+        """Has rank 0 write the manifest, beside the steps, now that every rank has ended writing. Raises
         CheckpointError, on all ranks alike, where one of them could not write."""
         self._pending = None
-        self._await_commit()  # of the one before
         if standing.failed:
             self._give_up(pending)
         if self._run.ranks.is_first:
@@ -171,8 +178,8 @@ class Saving:
 
     def _give_up(self, pending: Pending) -> NoReturn:
         problem = self._run.ranks.first_of(pending.problem())
-        if self._run.ranks.is_first:
-            checkpoints.abandon(self._root, pending.name)
+        self._given_up = pending.name
+        pending.raise_own_bug()
         raise CheckpointError(problem)
 
     def _write_files(self, snapshot: Snapshot, name: str) -> list[FileRecord]:
@@ -185,7 +192,7 @@ class Saving:
     def _write_manifest(self, pending: Pending) -> None:
         """In a thread of rank 0's; begins what is due once it is done."""
         others = range(1, self._run.ranks.world_size)
-        files = [*pending.records.result(), *records.left(self._root, pending.name, others)]
+        files = [*pending.written.result(), *records.found(self._root, pending.name, others)]
         self._run.attempt.require_newest()
         step = pending.state["step"]
         checkpoints.commit(self._root, name=pending.name, step=step, state=pending.state, files=files)

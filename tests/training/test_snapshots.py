@@ -14,6 +14,10 @@ from tests.training.engines import SCALED_WELL, Training, load, save, tiny
 from training.engine.engine_files import Snapshot, only_data
 from training.saving.manifest import FileRecord
 
+WALKED_THROUGH = (
+    "buffer_names", "param_shapes", "shared_params", "frozen_param_shapes", "frozen_param_fragments"
+)  # fmt: skip
+
 pytestmark = [pytest.mark.deepspeed, pytest.mark.usefixtures("connected")]
 
 
@@ -60,6 +64,27 @@ def test_a_snapshot_stays_as_it_is_where_a_checkpoint_is_loaded(token_set: Shard
     load(training.engine, tmp_path, older)
     snapshot.write()
     same_snapshots(at_once, tmp_path, 1)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_what_is_walked_through_once_is_what_deepspeed_finds_at_each_save(
+    stage: int, token_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def walked(root: Path) -> dict[str, Any]:
+        training = Training(tiny(zero_stage=stage), token_set)
+        (root / "before").mkdir(parents=True)  # DeepSpeed puts scripts there
+        save(training.engine, root / "before", {})
+        training.step(1)
+        save(training.engine, root, {})
+        with only_data():
+            (path,) = root.glob("step-1/*model_states.pt")
+            state = torch.load(path, weights_only=True)
+        return {name: state[name] for name in WALKED_THROUGH}
+
+    ours = walked(tmp_path / "ours")
+    monkeypatch.setattr("training.engine.engine.hasten", lambda *_, **__: None)
+    assert ours == walked(tmp_path / "theirs")
+    assert not stage or len(ours["param_shapes"][0]) > 3
 
 
 def test_copying_that_a_step_waited_for_is_told_once(

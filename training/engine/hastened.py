@@ -25,7 +25,8 @@ def hasten(engine: Any, *, stage: int, world_size: int) -> None:
 
 
 def _hasten_saves(engine: Any) -> None:
-    """DeepSpeed writes scripts beside each checkpoint, and walks through all modules for what stays."""
+    """No scripts beside each checkpoint, and one walk through all modules for what stays: names and shapes,
+    which parameters are one, and that the optimizer has all of them."""
     _replace(engine, "_copy_recovery_script", lambda _: None)
     for name in ("_get_buffer_names", "_get_zero_param_shapes", "_get_shared_params"):
         _replace(engine, name, cache(getattr(engine, name)))

@@ -90,6 +90,8 @@ def _replace_tensors(value: Any, place: Any) -> Any:
         for name, item in value.items():
             replaced[name] = _replace_tensors(item, place)
         return replaced
-    if kind in (list, tuple):
-        return kind([_replace_tensors(item, place) for item in value])
+    if isinstance(value, list):
+        return [_replace_tensors(item, place) for item in value]
+    if kind is tuple:
+        return tuple(_replace_tensors(item, place) for item in value)
     return copy.deepcopy(value)

@@ -32,7 +32,7 @@ from infra.errors import StorageError
 from training.configs.watchdog import WatchdogConfig
 
 PLACES = ("data", "exchange", "update", "beside")
-"""Of a step, in their order: its examples, the counts of all ranks, the update; then the listeners."""
+"""Of a step, in their order: its examples, counts and wishes of all ranks, the update; then the listeners."""
 COMPILING = "compiling"
 """An update whose shapes are new, before which the model is compiled for them."""
 SAVING = "saving"

@@ -1,6 +1,7 @@
 """What a checkpoint says of itself: its MANIFEST.json, which is written last and makes it exist.
 
 checkpoints/step-00000040-5c1f20ab/...            what the ranks wrote, under a name of this attempt's own
+                                                          (`records` is how they say so)
 checkpoints/step-00000040-5c1f20ab/MANIFEST.json  last: the run's state, every file's size and SHA-256,
                                                           and a digest of all this
 """

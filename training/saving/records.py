@@ -1,4 +1,4 @@
-"""What the other ranks tell rank 0, which commits: the files that each has written, in one more beside them.
+"""What the other ranks tell rank 0, which commits: each lists its files in one more beside them.
 
 checkpoints/step-00000040-5c1f20ab/rank-00001.files.json
 
@@ -8,6 +8,7 @@ So that no step has to carry it from rank to rank. Once it is committed, the man
 from collections.abc import Iterable, Iterator
 
 from infra import configs, storage
+from infra.errors import ConfigError, StorageError
 from training.saving.manifest import FileRecord
 
 
@@ -16,11 +17,17 @@ def leave(root: str, name: str, rank: int, records: Iterable[FileRecord]) -> Non
     storage.write_json(_path(root, name, rank), [configs.to_dict(record) for record in records])
 
 
-def left(root: str, name: str, ranks: Iterable[int]) -> Iterator[FileRecord]:
-    """Raises StorageError where one of `ranks` has left none."""
+def found(root: str, name: str, ranks: Iterable[int]) -> Iterator[FileRecord]:
+    """What `ranks` have left. Raises StorageError where one has left nothing that rank 0 sees."""
     for rank in ranks:
-        for values in storage.read_json(_path(root, name, rank)):
-            yield configs.from_dict(FileRecord, values)
+        try:
+            values = storage.read_json(_path(root, name, rank))
+            yield from [configs.from_dict(FileRecord, record) for record in values]
+        except (StorageError, ConfigError) as error:
+            raise StorageError(
+                f"rank {rank} has written its part of {root}/{name}, and rank 0 does not find it ({error}); "
+                f"give a --run-dir that all machines share"
+            ) from None
 
 
 def _path(root: str, name: str, rank: int) -> str:
