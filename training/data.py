@@ -197,7 +197,8 @@ def _shares(config: RunConfig, train: Sequence[Shelf]) -> tuple[Fraction, ...]:
 
 def _fitting(shard_set: ShardSet, config: RunConfig, split: Split) -> Shelf:
     entries = shard_set.shards(split)
-    return Shelf(shard_set, tuple(entry for entry in entries if config.objective.fits(entry.shape)))
+    fitting = tuple(entry for entry in entries if config.objective.fits(entry.shape))
+    return Shelf(shard_set, fitting, caching=config.batches)
 
 
 def _open_tokenizer(shard_set: ShardSet, given: str | None) -> BundleInfo:

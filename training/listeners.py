@@ -15,12 +15,16 @@ from training.engine.engine import Engine
 from training.loading.shelf import stored_clips
 from training.loop import Metrics, mean_losses, require_finite
 from training.objectives import Examples, assemble
+from training.ranks import Ranks
 from training.run import Run
 from training.run_directory import Attempt
 from training.samples import drawer
 from training.saver import Saving
 from training.saving.background import in_background
 from training.tracking.tracked_run import Tracking
+
+RANKS_OWN = ("loader_wait_seconds", "loader_wait_share", "memory_gb", "save_stall_seconds")
+"""Metrics of which every rank has another."""
 
 
 class Evaluation:
@@ -58,6 +62,18 @@ class Evaluation:
         indices = [self._ranks.rank + i * self._ranks.world_size for i in range(rounds)]
         total = len(self._micro_batches)
         return [(self._micro_batches[index % total], index < total) for index in indices]
+
+
+class WorstRank:
+    """Of what each rank waited and holds, leaves the most that any did. All ranks call together."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def __call__(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
+        if metrics:
+            worst = self._ranks.max([metrics[name] for name in RANKS_OWN])
+            metrics |= dict(zip(RANKS_OWN, worst, strict=True))
 
 
 class MetricsFile:

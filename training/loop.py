@@ -72,6 +72,7 @@ class StepInput:
     seeds: list[int]
     num_targets: int
     num_units: int
+    num_flops: float
     samples_digest: tuple[float, float]
     """Of the clips' ids, to be added up over the ranks."""
 
@@ -82,6 +83,7 @@ class Agreed:
 
     num_targets: float
     num_units: float
+    num_flops: float
     is_to_stop: bool
     is_to_save: bool
     is_to_ask: bool
@@ -104,7 +106,7 @@ def run_steps(
     config, objective, ranks = run.config, run.objective, run.ranks
     steps = config.batches.steps_taken(progress.step + 1, config.steps)
     make, depth = partial(step_input, run, batches), config.batches.prefetch_steps
-    pace = Pace(objective.unit, units=progress.units, flops_per_unit=objective.flops_per_unit)
+    pace = Pace(objective.unit, units=progress.units)
     with ReadAhead(make, steps, depth=depth) as ahead:
         pulse.at(progress.step + 1, "data")
         for step, given in ahead:
@@ -122,6 +124,7 @@ def run_steps(
             pulse.at(step, COMPILING if engine.compiles_for(given.examples) else "update")
             lr = config.optimizer.learning_rate(step, config.steps)
             losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=agreed.num_targets)
+            pace.computed(agreed.num_flops)
             progress.step, progress.units = step, progress.units + int(agreed.num_units)
             progress.samples_digest = chained(progress.samples_digest, agreed.samples_digest)
             metrics: Metrics = {}
@@ -140,12 +143,14 @@ def run_steps(
 def agree(given: StepInput, stop: StopRequest, saving: Standing, ranks: Ranks) -> Agreed:
     """The one exchange of a step. All ranks must call together."""
     wishes = stop.is_wanted(), ranks.is_first and stop.is_save_wanted(), stop.is_time_to_ask()
-    num_targets, num_units, num_stops, num_saves, num_asks, high, low, *standing = ranks.sum(
-        [given.num_targets, given.num_units, *wishes, *given.samples_digest, *saving]
+    counts = given.num_targets, given.num_units, given.num_flops
+    num_targets, num_units, num_flops, num_stops, num_saves, num_asks, high, low, *standing = ranks.sum(
+        [*counts, *wishes, *given.samples_digest, *saving]
     )
     return Agreed(
         num_targets=num_targets,
         num_units=num_units,
+        num_flops=num_flops,
         is_to_stop=num_stops > 0,
         is_to_save=num_saves > 0,
         is_to_ask=num_asks > 0,
@@ -168,6 +173,7 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
         seeds=[torch_seed(seed, step, part.index) for part in parts],
         num_targets=_total(objective.count_targets, examples),
         num_units=_total(objective.count_units, examples),
+        num_flops=sum(map(objective.count_flops, examples)),
         samples_digest=digest_halves(parts),
     )
 

@@ -37,10 +37,6 @@ class Objective(Protocol):
     unit: str
     """What throughput is counted in."""
 
-    @property
-    def flops_per_unit(self) -> float | None:
-        """Of a step, forward and backward, where a formula is known."""
-
     def build_model(self) -> nn.Module: ...
 
     def examples(self, clips: Sequence[Clip], rng: np.random.Generator | None) -> Examples:
@@ -49,6 +45,9 @@ class Objective(Protocol):
     def count_targets(self, examples: Examples) -> int: ...
 
     def count_units(self, examples: Examples) -> int: ...
+
+    def count_flops(self, examples: Examples) -> float:
+        """Of learning from them, forward and backward; 0 where no formula is known."""
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses: ...
 
@@ -76,7 +75,6 @@ class Reconstruct:
     """Frames in, the same frames out: L1, L2, Haar bands and frame differences, on random resized crops."""
 
     unit = "frames"
-    flops_per_unit = None
 
     def __init__(self, config: ReconstructConfig) -> None:
         self._config = config
@@ -92,6 +90,9 @@ class Reconstruct:
 
     def count_units(self, examples: Examples) -> int:
         return self.count_targets(examples)
+
+    def count_flops(self, examples: Examples) -> float:  # noqa: ARG002
+        return 0.0
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses:
         frames = examples["frames"]
@@ -145,10 +146,6 @@ class Predict:
         self.vocabulary = vocabulary
         self.task = config.build_task()
 
-    @property
-    def flops_per_unit(self) -> float:
-        return training_flops_per_token(self._gpt_config, self._gpt_config.context_tokens)
-
     def build_model(self) -> GPT:
         return GPT(self._gpt_config)
 
@@ -169,6 +166,10 @@ class Predict:
 
     def count_units(self, examples: Examples) -> int:
         return int((examples["inputs"] != PAD).sum())
+
+    def count_flops(self, examples: Examples) -> float:
+        length = examples["inputs"].shape[1]
+        return self.count_units(examples) * training_flops_per_token(self._gpt_config, length)
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses:
         inputs, coordinates = examples["inputs"][:, :-1], examples["coordinates"][:, :-1]

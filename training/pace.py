@@ -13,10 +13,9 @@ KIB_PER_GB = 1e9 / 1024
 class Pace:
     """Measures between two logged steps."""
 
-    def __init__(self, unit: str, *, units: int, flops_per_unit: float | None) -> None:
-        """`units`: frames or tokens over all ranks so far; `flops_per_unit` for the MFU, if it is known."""
+    def __init__(self, unit: str, *, units: int) -> None:
+        """`units`: frames or tokens over all ranks so far."""
         self._unit = unit
-        self._flops_per_unit = flops_per_unit
         self._peak = peak_tflops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
         self._start(units)
 
@@ -25,24 +24,27 @@ class Pace:
         self._waited_seconds += seconds
         self._num_steps += 1
 
+    def computed(self, flops: float) -> None:
+        """Called once a step, with those of all ranks; 0 where they are not known."""
+        self._flops += flops
+
     def metrics(self, units: int, *, world_size: int) -> dict[str, float]:
         seconds, num_steps = time.monotonic() - self._then, self._num_steps
-        per_second = (units - self._units) / seconds
         found = {
             "seconds_per_step": seconds / num_steps,
-            f"{self._unit}_per_second": per_second,
+            f"{self._unit}_per_second": (units - self._units) / seconds,
             "loader_wait_seconds": self._waited_seconds / num_steps,
             "loader_wait_share": self._waited_seconds / seconds,
             "memory_gb": _memory_gb(),
         }
-        if self._flops_per_unit and self._peak:
-            found["mfu"] = per_second * self._flops_per_unit / (self._peak * 1e12 * world_size)
+        if self._flops and self._peak:
+            found["mfu"] = self._flops / seconds / (self._peak * 1e12 * world_size)
         self._start(units)
         return found
 
     def _start(self, units: int) -> None:
         self._then, self._num_steps, self._units = time.monotonic(), 0, units
-        self._waited_seconds = 0.0
+        self._waited_seconds = self._flops = 0.0
 
 
 def _memory_gb() -> float:

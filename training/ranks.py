@@ -72,9 +72,11 @@ class Ranks:
             return list(values)
         return [float(total) for total in self._everyones(values).sum(dim=0)]
 
-    def max(self, value: float) -> float:
-        """The largest of the ranks'."""
-        return value if self.group is None else float(self._everyones([value]).max())
+    def max(self, values: Sequence[float]) -> list[float]:
+        """Of each, the largest of the ranks'."""
+        if self.group is None:
+            return list(values)
+        return [float(largest) for largest in self._everyones(values).amax(dim=0)]
 
     def _everyones(self, values: Sequence[float]) -> "Tensor":
         """By rank, in float64."""

@@ -104,10 +104,9 @@ class Saving:
 
     def tell_stall(self, step: int, metrics: Metrics) -> None:  # noqa: ARG002
         """A listener before the metrics are written: seconds that saving held up the steps since the last
-        logged one, on the rank that it held up most. All ranks call together."""
+        logged one."""
         if metrics:
-            own = self._stall_seconds + self._engine.take_copying_seconds()
-            metrics["save_stall_seconds"] = self._run.ranks.max(own)
+            metrics["save_stall_seconds"] = self._stall_seconds + self._engine.take_copying_seconds()
             self._stall_seconds = 0.0
 
     def name_at(self, step: int) -> str | None:

@@ -106,7 +106,7 @@ def verify_resume(
         resumed_from=resumed_from,
         resume=resume,
         topologies=topologies,
-        comparisons=_compare(whole, broken, steps=steps, dtype=dtype),
+        comparisons=_compare(whole, broken, weights=_which_weights(config), steps=steps, dtype=dtype),
     )
     if verdict.agrees:
         storage.delete(place.scratch)
@@ -175,7 +175,7 @@ def _topology(config: RunConfig) -> str:
 
 
 def _compare(
-    whole: RunDirectory, broken: RunDirectory, *, steps: Sequence[int], dtype: str | None
+    whole: RunDirectory, broken: RunDirectory, *, weights: str, steps: Sequence[int], dtype: str | None
 ) -> tuple[Comparison, ...]:
     """`dtype`: of runs on different topologies, which need not agree to the last bit."""
     lines = [{int(line["step"]): line for line in run.read_metrics()} for run in (whole, broken)]
@@ -187,7 +187,7 @@ def _compare(
             tolerance=LOSS_TOLERANCE[dtype] if dtype else 0.0,
         ),
         Comparison(
-            what="weights",
+            what=weights,
             difference=_weights_apart(_weights(whole, steps[-1]), _weights(broken, steps[-1])),
             tolerance=WEIGHTS_TOLERANCE[dtype] if dtype else 0.0,
         ),
@@ -197,6 +197,11 @@ def _compare(
             tolerance=0.0,
         ),
     )
+
+
+def _which_weights(config: RunConfig) -> str:
+    """A bundle's; the losses tell of those that they are the average of."""
+    return "weights" if config.optimizer.ema_decay is None else "averaged weights"
 
 
 def _apart(one: float | None, other: float | None) -> float:

@@ -25,7 +25,7 @@ from training.launching.job import Job
 from training.launching.meeting import STOPPED, ended_by_signals
 from training.launching.stopping import StopRequest
 from training.launching.watchdog import Watchdog
-from training.listeners import Bundles, Evaluation, MetricsFile, Samples, StepWeights
+from training.listeners import Bundles, Evaluation, MetricsFile, Samples, StepWeights, WorstRank
 from training.loading.batches import Batches
 from training.loop import Listener, Progress, run_steps
 from training.objectives import Learner, build_objective
@@ -82,6 +82,7 @@ def _train(run: Run, stop: StopRequest, *, pause_after: int | None) -> dict[str,
         Evaluation(run, engine),
         Samples(run, weights, engine.device),
         saving.tell_stall,
+        WorstRank(run.ranks),
     ]
     bundles = Bundles(run, weights, saving, tracking)
     listeners += [*([lines] if lines else []), tracking, saving, bundles]

@@ -38,15 +38,14 @@ def tiny(**engine: Any) -> RunConfig:
     """With a DeepSpeed JSON, so that even a lone worker runs the stage that is asked for."""
     recipe = get_recipe("gpt_tiny")
     assert isinstance(recipe.objective, PredictConfig)
-    shape = replace(
-        recipe.objective.model, model_dim=16, num_heads=2, num_kv_heads=1, hidden_dim=32, dropout=0.1
-    )
-    average = engine.pop("ema_decay", None)
+    small = {"model_dim": 16, "num_heads": 2, "num_kv_heads": 1, "hidden_dim": 32}
+    shape = replace(recipe.objective.model, **small, dropout=engine.pop("dropout", 0.1))
+    average, clip_norm = engine.pop("ema_decay", None), engine.pop("clip_norm", 1.0)
     engine = {"deepspeed_config": "{}"} | engine
     return replace(
         recipe,
         objective=replace(recipe.objective, prefix_frames=1, model=shape),
-        optimizer=replace(recipe.optimizer, ema_decay=average),
+        optimizer=replace(recipe.optimizer, ema_decay=average, clip_norm=clip_norm),
         batches=BatchesConfig(global_batch=4, micro_batch=2),
         engine=replace(recipe.engine, **engine),
         num_workers=1,

@@ -154,9 +154,14 @@ class Bench:
         (run_dir / "result.json").unlink()
         return expected
 
-    def goes_on(self, run_dir: Path, *options: str, world_size: int = 2) -> dict[str, Any]:
-        """The command repeated ends as if nothing had happened; its summary."""
+    def goes_on(
+        self, run_dir: Path, *options: str, world_size: int = 2, resumed_from: int | None = None
+    ) -> dict[str, Any]:
+        """The command repeated goes on from the newest checkpoint, or from that of `resumed_from`, and ends
+        as if nothing had happened; its summary."""
+        saved = runs.newest_committed(run_dir) if resumed_from is None else resumed_from
         summary = self.run(run_dir, *options, world_size=world_size)
+        assert summary["resumed_from"] == saved
         expected = self.undisturbed(*options, world_size=world_size)
         require_same(run_dir, summary, expected)
         return summary

@@ -1,17 +1,23 @@
 """DeepSpeed engines in this process, at one worker; several workers are `test_launch.py`'s matter."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from infra import hashing
 from infra.errors import CheckpointError, ConfigError, TrainingError
+from model.gpt import Block
 from pipelines.shards import ShardSet
 from tests.training.engines import SCALED_WELL, Training, load, save, tiny
 from training.engine.connection import connect
 from training.engine.engine import Engine
+from training.engine.engine_files import only_data
 from training.engine.hastened import _partitions_norm
+from training.saving.manifest import Checkpoint, FileRecord
 
 NO_LOSS_SCALE_LEFT = '{"fp16": {"initial_scale_power": 40, "min_loss_scale": 1099511627776, "hysteresis": 1}}'
 SCALED_TOO_HIGH = '{"fp16": {"initial_scale_power": 30, "hysteresis": 1}}'
@@ -75,6 +81,70 @@ def test_what_saves_memory_changes_no_loss(stage: int, changes: dict[str, Any], 
     assert Training(tiny(zero_stage=stage, **changes), token_set).steps(1, 2, 3) == pytest.approx(
         plain, rel=1e-5
     )
+
+
+@STAGES
+def test_blocks_that_forget_are_computed_twice(stage: int, token_set: ShardSet) -> None:
+    def times_computed(**changes: Any) -> int:
+        training, calls = Training(tiny(zero_stage=stage, **changes), token_set), []
+        blocks = [module for module in training.engine._engine.module.modules() if isinstance(module, Block)]
+        for block in blocks:
+            block.attention_norm.register_forward_hook(lambda *_: calls.append(1))
+        training.step(1)
+        return len(calls) // len(blocks)
+
+    assert times_computed() == 2  # micro-batches
+    assert times_computed(checkpoint_activations=True) == 4
+
+
+@STAGES
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e6])
+def test_gradients_are_clipped_and_their_norm_told(stage: int, clip_norm: float, token_set: ShardSet) -> None:
+    """The first moment after the first step is a tenth of the gradient."""
+    training = Training(tiny(zero_stage=stage, clip_norm=clip_norm), token_set)
+    training.step(1)
+    optimizer = training.engine._engine.optimizer
+    states = getattr(optimizer, "optimizer", optimizer).state.values()
+    moment = torch.cat([state["exp_avg"].flatten() for state in states]).norm().item()
+    norm = training.engine.metrics()["grad_norm"]
+    assert 0.1 < norm < 1e3
+    assert moment == pytest.approx(0.1 * min(norm, clip_norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_checkpoint_that_would_run_code_does_not(stage: int, token_set: ShardSet, tmp_path: Path) -> None:
+    training = Training(tiny(zero_stage=stage), token_set)
+    saved = save(training.engine, tmp_path, {})
+    for record in saved.files:
+        path, trace = tmp_path / saved.name / record.name, tmp_path / "trace"
+        whole = path.read_bytes()
+        with only_data():
+            state = torch.load(path, weights_only=True)
+        torch.save(state | {"more": Touch(trace)}, path)
+        with pytest.raises(Exception, match=r"weights_only|Weights only"):
+            load(training.engine, tmp_path, rehashed(saved, tmp_path))
+        assert not trace.exists()
+        path.write_bytes(whole)
+
+
+class Touch:
+    """As a pickle it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+def rehashed(checkpoint: Checkpoint, root: Path) -> Checkpoint:
+    """As if it had been committed with the bytes that it has now."""
+
+    def now(record: FileRecord) -> FileRecord:
+        data = (root / checkpoint.name / record.name).read_bytes()
+        return replace(record, size=len(data), sha256=hashing.sha256_bytes(data))
+
+    return replace(checkpoint, files=tuple(map(now, checkpoint.files)))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +286,19 @@ def test_what_deepspeed_refuses_of_a_json_is_one_sentence(
     """It says so in four kinds of exceptions."""
     with pytest.raises(ConfigError, match=f"DeepSpeed refuses engine.deepspeed_config: .*{named}"):
         Training(tiny(deepspeed_config=theirs), token_set)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for a CPU with g++")
+def test_compiled_it_learns_the_same(token_set: ShardSet) -> None:
+    plain = Training(tiny(zero_stage=2, dropout=0.0), token_set).steps(1, 2, 3)
+    torch._dynamo.reset()
+    counts = torch._dynamo.utils.counters
+    counts.clear()
+    compiled = Training(tiny(zero_stage=2, dropout=0.0, compile=True), token_set).steps(1, 2, 3)
+    assert counts["stats"]["unique_graphs"] >= 1
+    assert not counts["graph_break"]
+    assert compiled == pytest.approx(plain, rel=1e-5)
 
 
 def test_without_a_compiler_the_run_says_so_and_goes_on(

@@ -27,9 +27,7 @@ def stage_option(stage: int) -> str:
 
 def kill_and_go_on(bench: Bench, run_dir: Path, stage: int, moment: Moment) -> None:
     bench.killed(run_dir, stage_option(stage), rank=moment.rank, faults=[faults.at(moment)])
-    steps_before = runs.steps_logged(run_dir)
-    summary = bench.goes_on(run_dir, stage_option(stage))
-    assert summary["resumed_from"] <= steps_before
+    bench.goes_on(run_dir, stage_option(stage))
 
 
 @pytest.mark.parametrize("rank", RANKS)

@@ -51,8 +51,7 @@ def rot(bench: Bench, run_dir: Path, name: str, damage: Damage) -> None:
     bench.unfinished(run_dir, *OPTIONS)
     newest = faults.newest_checkpoint(run_dir)
     damage(newest / name, random.Random(f"{SEED} {name} {damage.__name__}"))
-    summary = bench.goes_on(run_dir, *OPTIONS)
-    assert summary["resumed_from"] == 9
+    summary = bench.goes_on(run_dir, *OPTIONS, resumed_from=9)
     assert f"passed over a damaged checkpoint: {newest.name}: " in summary["stderr"]
     assert name in summary["stderr"]
     assert newest not in (run_dir / "checkpoints").iterdir()
@@ -154,6 +153,5 @@ def test_the_newest_two_rot_in_turn(bench: Bench, tmp_path: Path) -> None:
     *_, second, newest = sorted((run_dir / "checkpoints").iterdir())
     cut_off(newest / FILES[0], random.Random(SEED))
     flip_a_bit(second / FILES[1], random.Random(SEED))
-    summary = bench.goes_on(run_dir, *options)
-    assert summary["resumed_from"] == runs.STEPS - 6
+    summary = bench.goes_on(run_dir, *options, resumed_from=runs.STEPS - 6)
     assert all(f"{place.name}: " in summary["stderr"] for place in (newest, second))

@@ -60,7 +60,7 @@ def test_killed_while_a_file_is_written_it_goes_on_from_the_checkpoint_before(
     run_dir = tmp_path / "run"
     die_in(bench, run_dir, stage, rank, name=name, part=FOLDER, before=deed)
     assert any(run_dir.glob(f"checkpoints{FOLDER}-*/*{name}*"))
-    assert bench.goes_on(run_dir, *options_of(stage))["resumed_from"] == 3
+    bench.goes_on(run_dir, *options_of(stage), resumed_from=3)
 
 
 def test_killed_while_the_manifest_is_written_it_goes_on_from_the_checkpoint_before(
@@ -69,7 +69,7 @@ def test_killed_while_the_manifest_is_written_it_goes_on_from_the_checkpoint_bef
     run_dir = tmp_path / "run"
     die_in(bench, run_dir, 2, 0, name=MANIFEST, part=FOLDER, before=f"{HALVE}; {KILL}")
     assert runs.newest_committed(run_dir) == 3
-    assert bench.goes_on(run_dir, *options_of(2))["resumed_from"] == 3
+    bench.goes_on(run_dir, *options_of(2), resumed_from=3)
     assert not [path for path in run_dir.rglob(f"*{MANIFEST}*") if path.name != MANIFEST]
 
 
@@ -77,7 +77,7 @@ def test_killed_while_the_manifest_is_written_it_goes_on_from_the_checkpoint_bef
 def test_killed_once_the_manifest_is_there_it_goes_on_from_it(bench: Bench, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     die_in(bench, run_dir, 2, 0, name=MANIFEST, part=FOLDER, after=KILL)
-    assert bench.goes_on(run_dir, *options_of(2))["resumed_from"] == STEP
+    bench.goes_on(run_dir, *options_of(2), resumed_from=STEP)
 
 
 @pytest.mark.exhaustive
@@ -114,7 +114,7 @@ def test_killed_while_a_slow_worker_writes_it_goes_on_from_the_checkpoint_before
     slow = faults.in_file("rank_1", part=FOLDER, before=SLEEP_UNTIL.format(path=str(struck)))
     strike = faults.at(Moment(rank, 8, "update"), f"open({str(struck)!r}, 'w'); {KILL}")
     bench.killed(run_dir, *options_of(2), rank=rank, faults=[slow, strike])
-    assert bench.goes_on(run_dir, *options_of(2))["resumed_from"] == 3
+    bench.goes_on(run_dir, *options_of(2), resumed_from=3)
 
 
 @contextlib.contextmanager
@@ -145,7 +145,7 @@ def test_a_full_disk_ends_the_run_with_the_remedy_and_with_room_it_goes_on(
         whole = {path.parent for path in run_dir.glob(f"checkpoints/*/{MANIFEST}")}
         assert set((run_dir / "checkpoints").iterdir()) == whole
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        assert bench.goes_on(run_dir, *options)["resumed_from"] == saved
+        bench.goes_on(run_dir, *options, resumed_from=saved)
 
 
 @pytest.mark.exhaustive
@@ -161,4 +161,4 @@ def test_a_worker_whose_files_may_not_grow_ends_the_run_for_all(
     assert group.codes() == [1, 1], group.said()
     assert "File too large; make room and repeat the command" in group.output()
     assert runs.newest_committed(run_dir) == 3
-    assert bench.goes_on(run_dir, *options)["resumed_from"] == 3
+    bench.goes_on(run_dir, *options, resumed_from=3)

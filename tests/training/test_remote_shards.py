@@ -14,7 +14,7 @@ from pipelines.shards import ShardSet
 from tests.object_store import ObjectStore, object_store
 from training.configs.batches import BatchesConfig
 from training.loading.batches import Batches, MicroBatch
-from training.loading.shelf import Shelf
+from training.loading.shelf import Shelf, stored_clips
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def remote_set(
 
 
 def read(shard_set: ShardSet, config: BatchesConfig) -> list[MicroBatch]:
-    shelf = Shelf(shard_set, tuple(shard_set.shards("train")))
+    shelf = Shelf(shard_set, tuple(shard_set.shards("train")), caching=config)
     reading = Batches([shelf], [Fraction(1)], config, seed=0)
     try:
         return [part for step in STEPS for part in reading.micro_batches(step)]
@@ -70,6 +70,19 @@ def test_what_was_read_once_is_read_without_the_server(
             read(remote_set, replace(CONFIG, cache_dir=str(tmp_path / "another")))
     finally:
         store.come_back()
+
+
+def test_what_is_measured_was_read_once_too(
+    store: ObjectStore, token_set: ShardSet, remote_set: ShardSet, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, cache_dir=str(tmp_path / "cache"))
+    here, there = (Shelf(each, tuple(each.shards("validation")), config) for each in (token_set, remote_set))
+    expected = [(clip_id, clip.tobytes()) for clip_id, clip in stored_clips([here])]
+    assert expected
+    for happens in (lambda: None, store.go_away):
+        happens()
+        assert [(clip_id, clip.tobytes()) for clip_id, clip in stored_clips([there])] == expected
+    store.come_back()
 
 
 def test_a_cache_that_is_too_small_for_the_set_stays_within_its_bound(

@@ -90,7 +90,7 @@ def test_a_run_killed_before_steps_to_skip_leaves_them_out_and_ends_the_same(
     kill = faults.at(Moment(0, 8, "update"), f"exec({saved!r}); {faults.KILL}")
     bench.killed(run_dir, *SKIP, rank=0, faults=[kill], world_size=1)
     assert runs.newest_committed(run_dir) == 3
-    assert bench.goes_on(run_dir, *SKIP, world_size=1)["resumed_from"] == 3
+    bench.goes_on(run_dir, *SKIP, world_size=1, resumed_from=3)
     assert faults.clips_taken(run_dir) == clips_of(token_set, TAKEN)
     assert [line["step"] for line in runs.metrics(run_dir) if "val_loss" in line] == [8, 12]
 

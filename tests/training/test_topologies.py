@@ -171,7 +171,8 @@ def test_a_kill_in_each_leg_changes_nothing(long_bench: Bench, tmp_path: Path) -
     for world_size, step in ((2, 4), (1, 7), (4, 10)):
         kill = faults.at(Moment(world_size - 1, step, "update"))
         long_bench.killed(run_dir, *options, rank=world_size - 1, faults=[kill], world_size=world_size)
-    long_bench.run(run_dir, *options)
+    saved = runs.newest_committed(run_dir)
+    assert long_bench.run(run_dir, *options)["resumed_from"] == saved > 0
     require_alike(long_bench, run_dir, "--engine.zero-stage=2")
 
 
@@ -186,4 +187,4 @@ def test_a_signal_in_mid_accumulation_stops_after_the_whole_step(
     group = long_bench.start(run_dir, option, faults=[IN_MID_ACCUMULATION.format(ranks=ranks, call=7)])
     assert group.codes() == [75, 75], group.said()
     assert "stopped after step 4 of 12, saved; repeat the command to go on" in group.output()
-    assert long_bench.goes_on(run_dir, option)["resumed_from"] == 4
+    long_bench.goes_on(run_dir, option, resumed_from=4)

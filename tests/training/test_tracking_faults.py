@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from pipelines.shards import ShardSet
 from tests.mlflow_servers import MlflowServer
 from tests.training import runs
+from tests.training.faults import Undisturbed, require_same
 from tests.training.test_tracking_names import ELSEWHERE, documented_metrics, documented_params
 from tests.training.workers import Workers
 
@@ -49,10 +50,19 @@ def workers(tmp_path_factory: pytest.TempPathFactory, server_at: MlflowServer) -
         yield started
 
 
-def command(token_set: ShardSet, run_dir: Path, *more: str) -> tuple[str, ...]:
+@pytest.fixture(scope="module")
+def undisturbed(
+    workers: Workers, token_set: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> Undisturbed:
+    """Without a server."""
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    return Undisturbed(run_dir, workers.run(*command(token_set, run_dir), "--no-track", **ONE))
+
+
+def command(token_set: ShardSet, run_dir: Path) -> tuple[str, ...]:
     """Of a run that becomes a version of a model of its own."""
     places = f"--data={token_set.uri}", f"--run-dir={run_dir}", f"--register-as={run_dir.parent.name}"
-    return "gpt_tiny", *runs.GPT, *LONGER, "--num-workers=1", *places, *more
+    return "gpt_tiny", *runs.GPT, *LONGER, "--num-workers=1", *places
 
 
 def assert_told_once(server: MlflowServer, run_dir: Path, *, resume_count: int | None = None) -> str:
@@ -83,7 +93,7 @@ def versions(server: MlflowServer, run_dir: Path) -> list[str]:
 
 @pytest.mark.exhaustive
 def test_a_server_that_dies_under_a_run_that_dies_is_told_all_once_it_is_back(
-    server: MlflowServer, workers: Workers, token_set: ShardSet, tmp_path: Path
+    server: MlflowServer, workers: Workers, token_set: ShardSet, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     """Away from the middle on, at the next command's start and at its end: only the model is missed."""
     run_dir = tmp_path / "run"
@@ -103,6 +113,7 @@ def test_a_server_that_dies_under_a_run_that_dies_is_told_all_once_it_is_back(
     summary = workers.run(*command(token_set, run_dir), **ONE)
     assert summary["was_finished"]
     assert summary["model_version"] == f"models:/{tmp_path.name}/1"
+    require_same(run_dir, summary, undisturbed)
     run_id = assert_told_once(server, run_dir, resume_count=1)
     assert versions(server, run_dir) == [run_id]
     assert_documented(server, run_id, kind="GPT")
@@ -131,7 +142,7 @@ def assert_documented(server: MlflowServer, run_id: str, *, kind: str) -> None:
 
 @pytest.mark.exhaustive
 def test_a_server_away_for_a_whole_run_is_told_all_by_the_next_command(
-    server: MlflowServer, workers: Workers, token_set: ShardSet, tmp_path: Path
+    server: MlflowServer, workers: Workers, token_set: ShardSet, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     server.kill()
@@ -141,12 +152,13 @@ def test_a_server_away_for_a_whole_run_is_told_all_by_the_next_command(
     server.start()
     summary = workers.run(*command(token_set, run_dir), **ONE)
     assert summary["was_finished"]
+    require_same(run_dir, summary, undisturbed)
     assert versions(server, run_dir) == [assert_told_once(server, run_dir, resume_count=0)]
 
 
 @pytest.mark.exhaustive
 def test_a_server_killed_and_back_in_mid_training_misses_nothing(
-    server: MlflowServer, workers: Workers, token_set: ShardSet, tmp_path: Path
+    server: MlflowServer, workers: Workers, token_set: ShardSet, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     group = workers.start(*command(token_set, run_dir), **ONE)
@@ -157,6 +169,7 @@ def test_a_server_killed_and_back_in_mid_training_misses_nothing(
     server.start()
     group.signal(signal.SIGCONT)
     summary = group.summary()
+    require_same(run_dir, summary, undisturbed)
     assert versions(server, run_dir) == [assert_told_once(server, run_dir, resume_count=0)]
     assert summary["model_version"] == f"models:/{tmp_path.name}/1"
 

@@ -18,7 +18,6 @@ def compile_model(model: nn.Module, ranks: Ranks) -> None:
     """Compiles `model` in place at its first call, on all ranks or on none: last bits depend on it."""
     found = ranks.gather(_has_compiler())
     if all(found):
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
         model.compile()
     elif ranks.is_first:
         sys.stderr.write(
@@ -29,7 +28,8 @@ def compile_model(model: nn.Module, ranks: Ranks) -> None:
 
 @contextmanager
 def compiling_explained() -> Iterator[None]:
-    """Inside, a failure of torch's compiler is one sentence: a kill may have cut a file of its cache."""
+    """Inside, a failure of torch's compiler is one sentence: a kill may have cut a file of its cache. A rank
+    that went on without it would compute other last bits than the others."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:

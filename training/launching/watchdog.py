@@ -205,9 +205,10 @@ class Watchdog:
 
     def _message(self, reports: list[Report]) -> str:
         mine = next(report for report in reports if report.rank == self._rank)
+        whose = "every rank's stack is" if len(reports) == self._world_size else "the others' stacks are"
         return (
             f"step {mine.step} hangs: it has taken {self.pulse.seconds:.0f} s, and the median step "
-            f"{self.pulse.median:.3g} s; {_missing(reports, self._world_size)}; every rank's stack is in "
+            f"{self.pulse.median:.3g} s; {_missing(reports, self._world_size)}; {whose} in "
             f"{self._folder}; repeat the command to go on from the newest whole checkpoint"
         )
 

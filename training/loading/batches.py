@@ -5,7 +5,6 @@ streams of every grid of every set (`streams`). So it depends neither on the wor
 interrupted, nor on how far ahead is read; and resuming at any step costs the same.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from infra import storage
-from infra.byte_cache import ByteCache
-from pipelines.row_groups import RowGroups
 from training.configs.batches import BatchesConfig
 from training.loading.sequence import MicroBatches, Shape, Stock
 from training.loading.shelf import Clip, Shelf
@@ -79,7 +75,7 @@ class Batches:
         self._readers.shutdown(cancel_futures=True)
 
     def _open_streams(self, number: int, shelf: Shelf, seed: int) -> None:
-        row_groups = RowGroups(shelf.shard_set, open_cache(self._config, shelf.shard_set.uri))
+        row_groups = shelf.row_groups()
         for nth, (shape, entries) in enumerate(shelf.by_shape().items()):
             self._streams[number, shape] = Stream(
                 row_groups,
@@ -97,12 +93,3 @@ class Batches:
         places = np.argsort(np.concatenate([piece.rows for piece in pieces]))
         ids, arrays = (np.concatenate([getattr(part, name) for part in read]) for name in ("ids", "arrays"))
         return MicroBatch(index, ids[places], arrays[places])
-
-
-def open_cache(config: BatchesConfig, uri: str) -> ByteCache | None:
-    """For what is read of the shard set at `uri`; None where it lies on this machine, or none is wanted."""
-    if storage.is_local(uri) or not config.cache_gb:
-        return None
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = config.cache_dir or os.path.join(home, "reelgpt", "shards")
-    return ByteCache(storage.absolute(folder), max_bytes=int(config.cache_gb * 1e9))

@@ -1,6 +1,7 @@
 """Some shards of one set, and their clips as they are stored: for measuring and drawing."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from infra import storage
+from infra.byte_cache import ByteCache
 from pipelines.row_groups import RowGroups
 from pipelines.shards import ShardEntry, ShardSet
+from training.configs.batches import BatchesConfig
 from training.loading.sequence import Shape
 
 Clip = NDArray[np.integer[Any]]
@@ -21,6 +25,8 @@ Clip = NDArray[np.integer[Any]]
 class Shelf:
     shard_set: ShardSet
     entries: tuple[ShardEntry, ...]
+    caching: BatchesConfig | None = None
+    """How this machine keeps what it fetches from elsewhere; None: it does not."""
 
     @property
     def num_clips(self) -> int:
@@ -36,6 +42,19 @@ class Shelf:
         filled = sorted((entry for entry in self.entries if entry.rows), key=shape)
         return {grid: list(entries) for grid, entries in groupby(filled, key=shape)}
 
+    def row_groups(self) -> RowGroups:
+        """Raises UsageError where there can be no cache for what lies elsewhere."""
+        return RowGroups(self.shard_set, open_cache(self.caching, self.shard_set.uri))
+
+
+def open_cache(config: BatchesConfig | None, uri: str) -> ByteCache | None:
+    """For what is read of the shard set at `uri`; None where it lies on this machine, or none is wanted."""
+    if config is None or not config.cache_gb or storage.is_local(uri):
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = config.cache_dir or os.path.join(home, "reelgpt", "shards")
+    return ByteCache(storage.absolute(folder), max_bytes=int(config.cache_gb * 1e9))
+
 
 def stored_clips(shelves: Sequence[Shelf], *, max_clips: int | None = None) -> Iterator[tuple[str, Clip]]:
     """Ids and clips; with `max_clips`, that many, evenly from all of them."""
@@ -44,7 +63,7 @@ def stored_clips(shelves: Sequence[Shelf], *, max_clips: int | None = None) -> I
     chosen = {i * total // wanted for i in range(wanted)} if wanted else set()
     position = 0
     for shelf in shelves:
-        row_groups = RowGroups(shelf.shard_set)
+        row_groups = shelf.row_groups()
         for entry in shelf.entries:
             for index, num_rows in enumerate(entry.row_groups):
                 rows = [row for row in range(num_rows) if position + row in chosen]
@@ -61,7 +80,7 @@ def clips_of_some_groups(shelves: Sequence[Shelf], *, max_values: int) -> Iterat
     """
     groups = [
         (row_groups, entry, index)
-        for row_groups, shelf in ((RowGroups(shelf.shard_set), shelf) for shelf in shelves)
+        for row_groups, shelf in ((shelf.row_groups(), shelf) for shelf in shelves)
         for entry in shelf.entries
         for index in range(len(entry.row_groups))
     ]
