@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.matrix import SEED
 from tests.training import faults, runs
-from tests.training.faults import KILL, Bench
+from tests.training.faults import HALVE, KILL, Bench
 from training.saving import manifest
 from training.saving.manifest import MANIFEST, UNREADABLE
 
@@ -98,6 +98,20 @@ def test_where_all_checkpoints_have_rotted_the_run_stops(bench: Bench, tmp_path:
     assert all(place.name in refusal["error"] for place in places)
     kept = [path for path in before if path.name not in ("lease.json", "config.json")]
     assert all(path.exists() for path in kept)
+
+
+@pytest.mark.exhaustive
+def test_killed_while_a_checkpoint_is_converted_it_is_converted_anew(bench: Bench, tmp_path: Path) -> None:
+    """All is there but the file that says so, of which there is half."""
+    run_dir, alone = tmp_path / "run", ("--engine.zero-stage=1", "--optimizer.ema-decay=0.9")
+    expected = bench.unfinished(run_dir, *OPTIONS)
+    cut = faults.in_file("universal.json", before=f"{HALVE}; {KILL}")
+    bench.killed(run_dir, *alone, rank=0, world_size=1, faults=[cut])
+    (unused,) = faults.newest_checkpoint(run_dir).glob("universal-*/")
+    summary = bench.run(run_dir, *alone, world_size=1)
+    assert summary["resumed_from"] == runs.STEPS
+    assert not unused.exists()
+    assert faults.clips_taken(run_dir) == faults.clips_taken(expected.run_dir)
 
 
 @pytest.mark.exhaustive
