@@ -55,7 +55,7 @@ def test_killed_before_its_first_step_or_after_its_last_it_ends_the_same(
     undisturbed: Undisturbed, token_set: ShardSet, tmp_path: Path, bare: dict[str, str]
 ) -> None:
     """In start-up, in evaluation, in the end: at seeded moments, wherever those fall."""
-    run_dir, chance = tmp_path / "run", random.Random(7)
+    run_dir, chance = tmp_path / "run", random.Random(SEED)
     moments: list[Callable[[], bool]] = [
         lambda: (run_dir / "config.json").exists(),
         lambda: any((run_dir / "samples").glob("*.png")),

@@ -107,6 +107,7 @@ def test_a_rank_that_stands_still_ends_the_run_and_is_named(
     refusal = runs.finish(process, code=1)
     assert "rank 1 did not arrive and gave no sign" in refusal["error"]
     assert "repeat the command" in refusal["error"]
+    assert "the others' stacks are in" in refusal["error"]
     (stacks,) = (run_dir / "hangs").glob("*/rank-00000.txt")
     assert "run_steps" in stacks.read_text()
     stopped.wait(timeout=60)  # gone with the launcher
