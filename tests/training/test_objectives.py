@@ -7,6 +7,7 @@ import torch
 from model.config import GPTConfig, TokenizerConfig
 from model.vocabulary import Vocabulary
 from training.configs.objective import GPTShape, PredictConfig, ReconstructConfig
+from training.flops import training_flops_per_token
 from training.objectives import Learner, Predict, Reconstruct, generator, torch_seed
 
 FRAMES = ReconstructConfig(
@@ -98,3 +99,13 @@ def test_the_z_loss_adds_to_what_is_minimised_but_not_to_the_loss(predict: Predi
     assert float(objective.detach()) == pytest.approx(
         float(sums["loss"] + TOKENS.z_weight * sums["z"]), rel=1e-6
     )
+
+
+def test_each_sequence_is_counted_at_its_own_length(predict: Predict) -> None:
+    short, long = (predict.examples([codes(0, num_frames=n)] * 2, None) for n in (2, 5))
+    for examples in (short, long):
+        num_sequences, length = examples["inputs"].shape
+        expected = num_sequences * length * training_flops_per_token(predict._gpt_config, length)
+        assert predict.count_flops(examples) == pytest.approx(expected)
+    tokens = predict.count_units(long) / predict.count_units(short)
+    assert predict.count_flops(long) > tokens * predict.count_flops(short)

@@ -1,4 +1,5 @@
-"""Some shards of one set, and their clips as they are stored: for measuring and drawing."""
+"""Some shards of one set, read through a cache of this machine where they lie elsewhere; and their clips as
+they are stored, for measuring and drawing."""
 
 import math
 import os
