@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Three on two cores: half the time of a test that starts processes, it waits.
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist worksteal
 
 # Tests start hundreds of processes, which would each compile the house anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -32,18 +32,18 @@ LONG, SHORT = (
     for steps in (STEPS, FEW_STEPS)
 )
 SLOW_STEPS = """
-import os
 import sys
 import time
+from pathlib import Path
 
 
 def sleep_in_each_step():
     import training.ranks
 
-    exchange = training.ranks.Ranks.sum
+    exchange, told = training.ranks.Ranks.sum, Path(__file__).with_name("sleep")
 
     def slow(self, values):
-        time.sleep(0.5 if os.path.exists(os.path.join(os.path.dirname(__file__), "SLOWER")) else 0.1)
+        time.sleep(float(told.read_text()) if told.exists() else 0.1)
         return exchange(self, values)
 
     training.ranks.Ranks.sum = slow
@@ -53,8 +53,8 @@ if any(argument.endswith("default_worker.py") for argument in sys.orig_argv):
     sleep_in_each_step()
 """
 """In Ray's workers: a run is not over before something is done to it, and waiting takes no processor."""
-SLOWER = "SLOWER"
-"""A file beside it, while which is there they sleep longer: for what takes Ray a minute."""
+SLEEP = "sleep"
+"""A file beside it, of the seconds: more for what takes Ray a minute."""
 ELASTIC = ("--launcher=ray", "--num-workers=2", "--min-workers=1")
 
 
@@ -154,7 +154,7 @@ def test_where_a_node_comes_the_run_saves_its_state_and_goes_on_with_more_worker
 ) -> None:
     """No checkpoint is due before the last step. Ray Train looks for room once a minute."""
     (tmp_path / "sitecustomize.py").write_text(SLOW_STEPS)
-    (tmp_path / SLOWER).touch()
+    (tmp_path / SLEEP).write_text("0.5")
     steps = f"--steps={MANY_STEPS}", f"--checkpoints.every-steps={MANY_STEPS}"
     options = *steps, f"--evaluation.every-steps={MANY_STEPS}"
     run_dir, alone = tmp_path / "run", tmp_path / "alone"
@@ -165,7 +165,7 @@ def test_where_a_node_comes_the_run_saves_its_state_and_goes_on_with_more_worker
         cluster.add_node()
         runs.wait_until(lambda: runs.newest_committed(run_dir) > 0, process)
         saved = runs.newest_committed(run_dir)
-        (tmp_path / SLOWER).unlink()
+        (tmp_path / SLEEP).write_text("0")
         summary = runs.finish(process)
         runs.run(*runs.gpt(token_set, alone), *options, "--num-workers=1", env=place)
     assert 0 < summary["resumed_from"] == saved < MANY_STEPS
