@@ -43,7 +43,7 @@ def sleep_in_each_step():
     exchange, told = training.ranks.Ranks.sum, Path(__file__).with_name("sleep")
 
     def slow(self, values):
-        time.sleep(float(told.read_text()) if told.exists() else 0.1)
+        time.sleep(float(told.exists() and told.read_text() or 0.1))
         return exchange(self, values)
 
     training.ranks.Ranks.sum = slow
