@@ -1,9 +1,10 @@
 """The loop of a run: batches in, steps of the engine, listeners told of each. All else listens to it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import mul
 from typing import NamedTuple, Protocol
 
 import torch
@@ -110,7 +111,6 @@ def run_steps(
     with ReadAhead(make, steps, depth=depth) as ahead:
         pulse.at(progress.step + 1, "data")
         for step, given in ahead:
-            pace.waited(ahead.waited_seconds)
             pulse.at(step, "exchange")
             agreed = agree(given, stop, saver.standing(), ranks)
             if agreed.is_to_stop:
@@ -124,7 +124,7 @@ def run_steps(
             pulse.at(step, COMPILING if engine.compiles_for(given.examples) else "update")
             lr = config.optimizer.learning_rate(step, config.steps)
             losses = engine.update(given.examples, seeds=given.seeds, lr=lr, num_targets=agreed.num_targets)
-            pace.computed(agreed.num_flops)
+            pace.stepped(waited_seconds=ahead.waited_seconds, flops=agreed.num_flops)
             progress.step, progress.units = step, progress.units + int(agreed.num_units)
             progress.samples_digest = chained(progress.samples_digest, agreed.samples_digest)
             metrics: Metrics = {}
@@ -168,12 +168,13 @@ def step_input(run: Run, batches: Batches, step: int) -> StepInput:
     seed, objective = run.config.seed, run.objective
     parts = batches.micro_batches(step)
     examples = [objective.examples(list(p.clips), generator(seed, step, p.index)) for p in parts]
+    num_units = list(map(objective.count_units, examples))
     return StepInput(
         examples=[_pinned(each) for each in examples],
         seeds=[torch_seed(seed, step, part.index) for part in parts],
-        num_targets=_total(objective.count_targets, examples),
-        num_units=_total(objective.count_units, examples),
-        num_flops=sum(map(objective.count_flops, examples)),
+        num_targets=sum(map(objective.count_targets, examples)),
+        num_units=sum(num_units),
+        num_flops=sum(map(mul, num_units, map(objective.flops_per_unit, examples))),
         samples_digest=digest_halves(parts),
     )
 
@@ -201,7 +202,3 @@ def require_finite(metrics: Metrics, step: int) -> None:
     raise TrainingError(
         f"{name} is {value} at {at}; train anew in another --run-dir, with a lower --optimizer.peak-lr"
     )
-
-
-def _total(count: Callable[[Examples], int], examples: Sequence[Examples]) -> int:
-    return sum(map(count, examples))

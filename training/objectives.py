@@ -46,8 +46,8 @@ class Objective(Protocol):
 
     def count_units(self, examples: Examples) -> int: ...
 
-    def count_flops(self, examples: Examples) -> float:
-        """Of learning from them, forward and backward; 0 where no formula is known."""
+    def flops_per_unit(self, examples: Examples) -> float:
+        """Of learning from one of theirs, forward and backward; 0 where no formula is known."""
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses: ...
 
@@ -91,7 +91,7 @@ class Reconstruct:
     def count_units(self, examples: Examples) -> int:
         return self.count_targets(examples)
 
-    def count_flops(self, examples: Examples) -> float:  # noqa: ARG002
+    def flops_per_unit(self, examples: Examples) -> float:  # noqa: ARG002
         return 0.0
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses:
@@ -167,9 +167,8 @@ class Predict:
     def count_units(self, examples: Examples) -> int:
         return int((examples["inputs"] != PAD).sum())
 
-    def count_flops(self, examples: Examples) -> float:
-        length = examples["inputs"].shape[1]
-        return self.count_units(examples) * training_flops_per_token(self._gpt_config, length)
+    def flops_per_unit(self, examples: Examples) -> float:
+        return training_flops_per_token(self._gpt_config, examples["inputs"].shape[1])
 
     def losses(self, model: nn.Module, examples: Examples) -> Losses:
         inputs, coordinates = examples["inputs"][:, :-1], examples["coordinates"][:, :-1]

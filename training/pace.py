@@ -19,14 +19,11 @@ class Pace:
         self._peak = peak_tflops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
         self._start(units)
 
-    def waited(self, seconds: float) -> None:
-        """Called once a step."""
-        self._waited_seconds += seconds
-        self._num_steps += 1
-
-    def computed(self, flops: float) -> None:
-        """Called once a step, with those of all ranks; 0 where they are not known."""
+    def stepped(self, *, waited_seconds: float, flops: float) -> None:
+        """Called once a step. `flops`: of all ranks; 0 where they are not known."""
+        self._waited_seconds += waited_seconds
         self._flops += flops
+        self._num_steps += 1
 
     def metrics(self, units: int, *, world_size: int) -> dict[str, float]:
         seconds, num_steps = time.monotonic() - self._then, self._num_steps

@@ -35,17 +35,6 @@ class Pending:
     written: Future[list[FileRecord]]
     """This rank's part."""
 
-    def problem(self) -> str | None:
-        """Why this rank's part will not come to be, once that is known."""
-        error = self.written.exception()
-        return None if error is None else str(error) or repr(error)
-
-    def raise_own_bug(self) -> None:
-        """With its traceback, which nobody else has."""
-        error = self.written.exception()
-        if error is not None and not isinstance(error, ReelgptError):
-            raise error
-
 
 class Saving:
     """Commits a checkpoint when one is due, never two at once, and forgets the oldest."""
@@ -176,9 +165,11 @@ class Saving:
         self.newest = pending.name
 
     def _give_up(self, pending: Pending) -> NoReturn:
-        problem = self._run.ranks.first_of(pending.problem())
+        error = pending.written.exception()
+        problem = self._run.ranks.first_of(error and (str(error) or repr(error)))
         self._given_up = pending.name
-        pending.raise_own_bug()
+        if error is not None and not isinstance(error, ReelgptError):
+            raise error  # a bug, with the traceback that nobody else has
         raise CheckpointError(problem)
 
     def _write_files(self, snapshot: Snapshot, name: str) -> list[FileRecord]:

@@ -8,7 +8,7 @@ from model.config import GPTConfig, TokenizerConfig
 from model.vocabulary import Vocabulary
 from training.configs.objective import GPTShape, PredictConfig, ReconstructConfig
 from training.flops import training_flops_per_token
-from training.objectives import Learner, Predict, Reconstruct, generator, torch_seed
+from training.objectives import Examples, Learner, Predict, Reconstruct, generator, torch_seed
 
 FRAMES = ReconstructConfig(
     frames_per_clip=2,
@@ -102,10 +102,13 @@ def test_the_z_loss_adds_to_what_is_minimised_but_not_to_the_loss(predict: Predi
 
 
 def test_each_sequence_is_counted_at_its_own_length(predict: Predict) -> None:
+    def flops(examples: Examples) -> float:
+        return predict.count_units(examples) * predict.flops_per_unit(examples)
+
     short, long = (predict.examples([codes(0, num_frames=n)] * 2, None) for n in (2, 5))
     for examples in (short, long):
         num_sequences, length = examples["inputs"].shape
         expected = num_sequences * length * training_flops_per_token(predict._gpt_config, length)
-        assert predict.count_flops(examples) == pytest.approx(expected)
+        assert flops(examples) == pytest.approx(expected)
     tokens = predict.count_units(long) / predict.count_units(short)
-    assert predict.count_flops(long) > tokens * predict.count_flops(short)
+    assert flops(long) > tokens * flops(short)

@@ -77,12 +77,18 @@ def test_what_is_measured_was_read_once_too(
 ) -> None:
     config = replace(CONFIG, cache_dir=str(tmp_path / "cache"))
     here, there = (Shelf(each, tuple(each.shards("validation")), config) for each in (token_set, remote_set))
-    expected = [(clip_id, clip.tobytes()) for clip_id, clip in stored_clips([here])]
+
+    def clips(shelf: Shelf) -> list[tuple[str, bytes]]:
+        return [(clip_id, clip.tobytes()) for clip_id, clip in stored_clips([shelf])]
+
+    expected = clips(here)
     assert expected
-    for happens in (lambda: None, store.go_away):
-        happens()
-        assert [(clip_id, clip.tobytes()) for clip_id, clip in stored_clips([there])] == expected
-    store.come_back()
+    assert clips(there) == expected
+    store.go_away()
+    try:
+        assert clips(there) == expected
+    finally:
+        store.come_back()
 
 
 def test_a_cache_that_is_too_small_for_the_set_stays_within_its_bound(

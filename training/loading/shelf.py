@@ -45,10 +45,10 @@ class Shelf:
 
     def row_groups(self) -> RowGroups:
         """Raises UsageError where there can be no cache for what lies elsewhere."""
-        return RowGroups(self.shard_set, open_cache(self.caching, self.shard_set.uri))
+        return RowGroups(self.shard_set, _open_cache(self.caching, self.shard_set.uri))
 
 
-def open_cache(config: BatchesConfig | None, uri: str) -> ByteCache | None:
+def _open_cache(config: BatchesConfig | None, uri: str) -> ByteCache | None:
     """For what is read of the shard set at `uri`; None where it lies on this machine, or none is wanted."""
     if config is None or not config.cache_gb or storage.is_local(uri):
         return None
